@@ -1,0 +1,1 @@
+"""Patches: one module per patched library or runner, found through entry points."""

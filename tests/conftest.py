@@ -1,0 +1,27 @@
+"""What every test gets: a check that it left no thread behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+# Started once per process and shared by design; never counted as a leak.
+SHARED_THREADS = frozenset({"threadsafe-timeout-timer"})
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name not in SHARED_THREADS}
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_threads() -> Iterator[None]:
+    """Fail a test that leaves a thread running. A thread that is on its way out gets a bounded wait."""
+    before = _threads()
+    yield
+    leaked = _threads() - before
+    for thread in leaked:
+        thread.join(timeout=5)
+    alive = [thread.name for thread in leaked if thread.is_alive()]
+    assert not alive, f"the test left threads running: {alive}"

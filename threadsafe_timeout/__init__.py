@@ -1,0 +1,1 @@
+"""Deadlines, a thread pool that heals, and results that survive."""

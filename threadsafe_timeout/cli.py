@@ -1,0 +1,51 @@
+"""The `threadsafe-timeout` command. Each subcommand is a module found through an entry point.
+
+A command module has `HELP` (one line), `add_arguments(parser)` and `run(args) -> int` (the exit status). Only the
+command asked for is imported, so `threadsafe-timeout fake-llm` does not pay for what `replay` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+
+from threadsafe_timeout._errors import MissingExtraError
+
+__all__ = ["main"]
+
+GROUP = "threadsafe_timeout.commands"
+
+
+def _add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], entry: EntryPoint) -> None:
+    module = entry.load()
+    parser = subparsers.add_parser(entry.name, help=module.HELP, description=module.__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status. A missing extra or a bad setting is told in one line."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog="threadsafe-timeout", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=version("threadsafe-timeout"))
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    try:
+        for entry in [commands[wanted]] if wanted in commands else commands.values():
+            _add_command(subparsers, entry)
+        options = parser.parse_args(arguments)
+        status: int = options.run(options)
+        return status
+    except MissingExtraError as error:
+        sys.stderr.write(f"threadsafe-timeout: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
