@@ -6,7 +6,19 @@ catching: a missed deadline is a `TimeoutError`, a missing extra an `ImportError
 
 from __future__ import annotations
 
-__all__ = ["MissingExtraError", "ThreadsafeTimeoutError"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._scope import CancelScope
+
+__all__ = [
+    "Cancelled",
+    "DeadlineExceeded",
+    "MissingExtraError",
+    "PoolExhausted",
+    "SettingError",
+    "ThreadsafeTimeoutError",
+]
 
 
 class ThreadsafeTimeoutError(Exception):
@@ -27,3 +39,85 @@ class MissingExtraError(ThreadsafeTimeoutError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
         return type(self), (self.feature, self.extra, self.missing)
+
+
+class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
+    """A block or a task did not end by its deadline.
+
+    `name` is the scope's or the task's, `budget` the seconds it had (None if it was given an instant), `elapsed` the
+    seconds it took, `reason` why it was cancelled.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        budget: float | None = None,
+        elapsed: float | None = None,
+        reason: str | None = None,
+    ) -> None:
+        # "timed out" is in the text because runners decide by it; "connection" is not, because they retry on that.
+        text = f"{name} timed out" if name else "timed out"
+        if elapsed is not None:
+            text += f" after {elapsed:.1f} seconds"
+        if budget is not None:
+            text += f" (its deadline was {budget:g} s)"
+        if reason not in (None, "deadline"):
+            text += f": {reason}"
+        super().__init__(text)
+        self.name = name
+        self.budget = budget
+        self.elapsed = elapsed
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DeadlineExceeded], tuple[object, ...]]:
+        return type(self), (self.name, self.budget, self.elapsed, self.reason)
+
+
+class Cancelled(BaseException):
+    """Raised at cooperative points inside a cancelled scope. Not an `Exception`: `except Exception` must not eat it.
+
+    Never construct or raise it; cancel a scope. It never leaves the scope that owns it under this name.
+    """
+
+    scope: CancelScope
+
+    def __init__(self) -> None:
+        raise TypeError("Cancelled cannot be constructed: call cancel() on a scope or a CancelSource")
+
+    @classmethod
+    def _of(cls, scope: CancelScope) -> Cancelled:
+        exc = cls.__new__(cls)
+        exc.scope = scope
+        return exc
+
+    def __str__(self) -> str:
+        return f"cancelled: {self.scope.reason}"
+
+
+class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
+    """Too many abandoned threads are still alive, so the pool takes no more work."""
+
+    def __init__(self, pool: str, abandoned: int, limit: int) -> None:
+        super().__init__(
+            f"pool {pool!r}: {abandoned} abandoned threads are still stuck and max_abandoned is {limit}, so it takes "
+            "no more work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
+        )
+        self.pool = pool
+        self.abandoned = abandoned
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[PoolExhausted], tuple[str, int, int]]:
+        return type(self), (self.pool, self.abandoned, self.limit)
+
+
+class SettingError(ThreadsafeTimeoutError, ValueError):
+    """A setting is unknown or has a bad value. `name` is the setting, `source` where it came from."""
+
+    def __init__(self, name: str, source: str, problem: str) -> None:
+        super().__init__(f"{source}: {name}: {problem}")
+        self.name = name
+        self.source = source
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[SettingError], tuple[str, str, str]]:
+        return type(self), (self.name, self.source, self.problem)
