@@ -1,0 +1,98 @@
+"""One journal line: a JSON object whose last field is a checksum of everything before it.
+
+    {"v":1,"event":"done","key":"a","time":1763936400.1,"attempt":1,"pid":41,"elapsed":0.5,"result":{…},"sum":"0f3a…"}
+
+The checksum is CRC-32 over the line's bytes up to `,"sum":`, so any single flipped byte is seen, and a reader needs
+nothing but zlib to check a line. The envelope's fields come first and in this order: a reader gets at them without
+parsing the result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from threadsafe_timeout.checkpoint._values import dumps
+
+__all__ = [
+    "CLOSED",
+    "JOURNAL",
+    "MAGIC",
+    "STARTED",
+    "TRAILER",
+    "VERSION",
+    "Key",
+    "envelope",
+    "intact_parts",
+    "is_intact",
+    "result_bytes",
+    "seal",
+]
+
+VERSION = 1
+JOURNAL, STARTED, CLOSED = "journal", "started", "closed"  # events that are not a task's outcome
+MAGIC = "threadsafe-timeout checkpoint"
+
+Key = str | int
+
+_SUM = b',"sum":"%08x"}\n'
+TRAILER = len(_SUM % 0) - 1  # without the newline
+_RESULT = b',"result":'
+_START = b'{"v":'
+_TRAILER = re.compile(rb',"sum":"[0-9a-f]{8}"\}')
+
+
+def seal(fields: dict[str, Any], result: bytes | None = None) -> bytes:
+    """The line for `fields`, ended by its newline. `result` is JSON already."""
+    body = dumps({"v": VERSION, **fields}, name="record")[:-1]
+    if result is not None:
+        body = b"".join((body, _RESULT, result))
+    return b"".join((body, _SUM % zlib.crc32(body)))
+
+
+def is_intact(line: bytes) -> bool:
+    """Whether `line` (without its newline) is what was written."""
+    return line[-TRAILER:] == _SUM[:-1] % zlib.crc32(memoryview(line)[:-TRAILER])
+
+
+def intact_parts(line: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of each whole record inside a damaged line: two lines whose newline was overwritten, say."""
+    start, crc, done = 0, 0, 0
+    for match in _TRAILER.finditer(line):
+        crc = zlib.crc32(memoryview(line)[done:match.start()], crc)
+        done = match.start()
+        begin = start if crc == int(match[0][8:16], 16) else _later_start(line, start + 1, match.end())
+        if begin is None:
+            continue
+        yield begin, match.end()
+        # One overwritten byte stands where the newline was; the next record begins after it.
+        start = done = match.end() + 1
+        crc = 0
+
+
+def _later_start(line: bytes, start: int, end: int) -> int | None:
+    """Where an intact record that ends at `end` begins, if the damage is before it. Looks at the nearest few places."""
+    stop = end
+    for _ in range(8):
+        stop = line.rfind(_START, start, stop)
+        if stop < 0:
+            return None
+        if is_intact(line[stop:end]):
+            return stop
+    return None
+
+
+def envelope(line: bytes) -> dict[str, Any]:
+    """The fields of an intact line, without its result (which is not parsed)."""
+    end = line.find(_RESULT)
+    fields: dict[str, Any] = json.loads(line[: -TRAILER if end < 0 else end] + b"}")
+    return fields
+
+
+def result_bytes(line: bytes) -> bytes | None:
+    """The result's own JSON in an intact line, None where the event carries none."""
+    start = line.find(_RESULT)
+    return None if start < 0 else line[start + len(_RESULT):-TRAILER]

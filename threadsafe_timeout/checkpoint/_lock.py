@@ -1,0 +1,95 @@
+"""The file lock that orders the processes writing one journal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from threadsafe_timeout import _clock
+from threadsafe_timeout.checkpoint import _disk
+from threadsafe_timeout.checkpoint._errors import CheckpointLockTimeout
+
+__all__ = ["JournalLock", "pause"]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries of a contended lock
+
+
+def pause(seconds: float) -> None:
+    """Wait `seconds` of real time. Not `time.sleep`: it may be patched to raise, and a save must not stop half way."""
+    never = threading.Lock()
+    never.acquire()
+    _clock.SystemClock.wait(_SYSTEM, never, seconds)
+
+
+_SYSTEM = _clock.SystemClock()
+
+
+class JournalLock:
+    """`path + ".lock"`, taken for each commit and left in place afterwards.
+
+    A dead process holds no lock: the system takes it away. A live or stopped one does, and is named after `timeout`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # The leader of a commit may be another thread each time, so the lock must not belong to a thread.
+        self._lock = FileLock(f"{path}.lock", thread_local=False)
+
+    @contextmanager
+    def held(self, timeout: float) -> Iterator[None]:
+        """Hold the lock. Raises `CheckpointLockTimeout` after `timeout` seconds (negative: waits for ever)."""
+        self._acquire(timeout)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._lock.release()
+
+    def _acquire(self, timeout: float) -> None:
+        give_up = _SYSTEM.monotonic() + timeout
+        wait = _FIRST_PAUSE
+        while True:
+            try:
+                self._lock.acquire(timeout=0)
+                return
+            except Timeout:
+                if timeout >= 0 and _SYSTEM.monotonic() >= give_up:
+                    raise CheckpointLockTimeout(self.path, timeout, _holder(f"{self.path}.lock")) from None
+            except FileNotFoundError:  # the directory vanished; the lock is needed to put the journal back
+                _disk.make_directories(os.path.dirname(self.path))
+            # Jitter: many processes that back off in step would keep meeting.
+            pause(wait * random.uniform(0.5, 1.5))
+            wait = min(wait * 2, _LONGEST_PAUSE)
+
+
+def _holder(lock_path: str) -> str | None:
+    """Who has the lock, from Linux's own list; None where there is no such list."""
+    try:
+        inode = os.stat(lock_path).st_ino
+        with open("/proc/locks", encoding="ascii") as stream:
+            for line in stream:
+                words = line.split()
+                if "->" not in words and words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+                    return _describe(int(words[4]))
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _describe(pid: int) -> str:
+    if pid <= 0:
+        return "a process of another container"
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as stream:
+            command = stream.read(200).replace(b"\0", b" ").decode(errors="replace").strip()
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            stopped = stream.read().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return f"process {pid}"
+    return f"process {pid} ({command})" + (", which is stopped (kill -CONT lets it go on)" if stopped else "")

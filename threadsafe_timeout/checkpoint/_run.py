@@ -1,0 +1,101 @@
+"""Taking up a run where it was killed, or starting a fresh one: the decision, made once, under the lock."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Literal
+
+from threadsafe_timeout import _clock
+from threadsafe_timeout.checkpoint import _disk, _spill
+from threadsafe_timeout.checkpoint._format import STARTED, Key
+from threadsafe_timeout.checkpoint._journal import Journal
+from threadsafe_timeout.checkpoint._records import Checkpoint, Record, load_checkpoint
+from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
+
+__all__ = ["Resume", "finished_records", "open_run"]
+
+log = logging.getLogger("threadsafe_timeout.checkpoint")
+
+Resume = Literal["unfinished", "always", "never"]
+
+
+def open_run(
+    path: str | os.PathLike[str],
+    *,
+    config: object = None,
+    resume: Resume = "unfinished",
+    retry: Collection[str] | None = None,
+    key: Callable[[Any], Key] | None = None,
+    lock_timeout: float = 30.0,
+    mode: Mode = "durable",
+    default: Callable[[Any], Any] | None = None,
+    types: Iterable[type] = (),
+) -> tuple[CheckpointWriter, dict[Key, Record]]:
+    """Open the journal of a run, and say what need not run again: the writer, and key → finished `Record`.
+
+    `resume="unfinished"` goes on with a run of the same `config` that did not end; one that ended, or that had another
+    configuration, is kept aside (renamed to `<name>.<time>.jsonl`, never overwritten) and a fresh one begins.
+    `"never"` always begins afresh, the old file kept aside. `"always"` goes on even with a run that ended; another
+    configuration is then a `CheckpointConfigMismatch`.
+
+    `retry` names the statuses that run again; what is `done` never does. The default, None, means all but `done`.
+    `retry=()` runs nothing again but what was in flight; `retry={"failed"}` keeps timeouts and loops.
+
+    A damaged journal raises `CheckpointCorrupt`: nothing is thrown away without being asked. Where several processes
+    share a run, one of them decides and the others open the path with `resume="always"`.
+    """
+    if resume not in ("unfinished", "always", "never"):
+        raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}")
+    if isinstance(retry, str):
+        raise TypeError(f"retry is a collection of statuses, not the string {retry!r}: write {{{retry!r}}}")
+    CheckpointWriter.check(mode, lock_timeout)
+    journal = Journal(path, config=config, durable=mode == "durable")
+    with journal.lock.held(lock_timeout):
+        if resume != "always":
+            _make_room(journal, resume)
+        journal.open()
+    writer = CheckpointWriter.on(journal, key=key, lock_timeout=lock_timeout, default=default)
+    try:
+        loaded = load_checkpoint(journal.path, types=types)
+    except BaseException:
+        writer.close()
+        raise
+    return writer, finished_records(loaded, retry)
+
+
+def _make_room(journal: Journal, resume: Resume) -> None:
+    state = journal.state()
+    if state is None:
+        return
+    config, ended = state
+    if resume == "unfinished" and not ended and config == journal.config:
+        return
+    why = "resume='never'" if resume == "never" else "that run ended" if ended else "it had another configuration"
+    log.info("%s is kept as %s (%s); a fresh run begins", journal.path, _keep_aside(journal.path), why)
+
+
+def _keep_aside(path: str) -> str:
+    """Rename the journal and its spill files; the new name. Never onto an existing file."""
+    stem, suffix = os.path.splitext(path)
+    moment = datetime.datetime.fromtimestamp(_clock.wall_time(), datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = f"{stem}.{moment}{suffix}"
+    os.link(path, aside)  # unlike a rename, fails if the name is taken
+    os.unlink(path)
+    for spill in _spill.find(path):
+        with contextlib.suppress(OSError):
+            _disk.rename(spill, aside + spill[spill.rindex(".spill-"):])
+    _disk.sync_directory(os.path.dirname(path))
+    return aside
+
+
+def finished_records(loaded: Checkpoint, retry: Collection[str] | None = None) -> dict[Key, Record]:
+    """The records that need not run again: those `done`, and those whose status is not in `retry` (None: all are)."""
+    return {
+        key: record for key, record in loaded.items()
+        if record.status == "done"
+        or (record.status != STARTED and retry is not None and record.status not in retry)
+    }

@@ -1,0 +1,129 @@
+"""Reading a journal from its beginning, one line in memory at a time, telling intact records from damage.
+
+What is forgiven is exactly what a kill or a power cut leaves: an incomplete **last** line (no newline at its end).
+A last line that is whole and only lacks its newline is a record like any other. Anything else is damage, and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from threadsafe_timeout.checkpoint import _format
+from threadsafe_timeout.checkpoint._errors import (
+    CheckpointCorrupt,
+    CheckpointNotFound,
+    CheckpointUnavailable,
+    CheckpointVersionError,
+)
+
+__all__ = ["Damage", "Line", "intact_lines", "open_journal", "read_header", "scan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An intact line: `raw` without its newline, `number` from 1, `offset` in bytes from 0."""
+
+    number: int
+    offset: int
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes that are no record. `torn`: they are an incomplete last line, what a kill in mid-write leaves."""
+
+    line: int
+    byte: int
+    length: int
+    reason: str
+    torn: bool
+
+
+def open_journal(path: str) -> IO[bytes]:
+    """Open for reading; a missing or unreadable file is a `CheckpointUnavailable` that says what to do."""
+    try:
+        return open(path, "rb", buffering=1 << 20)
+    except FileNotFoundError as error:
+        advice = "Check the path, and that an earlier run wrote a checkpoint there"
+        raise CheckpointNotFound(path, "read the checkpoint", error.errno, advice) from error
+    except OSError as error:
+        raise CheckpointUnavailable(path, "read the checkpoint", error.errno) from error
+
+
+def scan(stream: IO[bytes]) -> Iterator[Line | Damage]:
+    """Every byte of the journal, as intact lines and damage, in file order."""
+    offset = 0
+    for number, chunk in enumerate(stream, 1):
+        complete = chunk.endswith(b"\n")
+        raw = chunk[:-1] if complete else chunk
+        if _format.is_intact(raw):
+            yield Line(number, offset, raw)
+        else:
+            yield from _damaged(number, offset, raw, complete)
+        offset += len(chunk)
+
+
+def _damaged(number: int, offset: int, raw: bytes, complete: bool) -> Iterator[Line | Damage]:
+    done = 0
+    for start, end in _format.intact_parts(raw):
+        if start > done:
+            yield _damage(number, offset, raw, done, start)
+        yield Line(number, offset + start, raw[start:end])
+        done = end
+    if done == 0 and not complete:
+        yield Damage(number, offset, len(raw), "an incomplete last line", torn=True)
+    elif done < len(raw) and not complete and not raw[done:].strip(b"\0"):
+        # Some file systems lengthen a file with zeros before its data arrives.
+        yield Damage(number, offset + done, len(raw) - done, "zeros at the end of the file", torn=True)
+    elif done < len(raw) or done == 0:
+        yield _damage(number, offset, raw, done, len(raw))
+
+
+def _damage(number: int, offset: int, raw: bytes, start: int, end: int) -> Damage:
+    piece = raw[start:end]
+    if len(piece) <= 1:
+        reason = f"{piece!r} where a line should end" if start else "an empty line"
+    elif not piece.strip(b"\0"):
+        reason = f"{len(piece)} zero bytes where a record should be"
+    elif not piece.startswith(b"{"):
+        reason = f"{len(piece)} bytes that are no record (they begin {piece[:12]!r})"
+    elif not piece.endswith(b'"}'):
+        reason = "a record without its end"
+    else:
+        reason = "a record whose checksum does not match its content"
+    return Damage(number, offset + start, end - start, reason, torn=False)
+
+
+def intact_lines(path: str, stream: IO[bytes], torn: list[Damage] | None = None) -> Iterator[Line]:
+    """The intact lines of a journal. A torn last line goes to `torn`; other damage raises `CheckpointCorrupt`."""
+    for item in scan(stream):
+        if isinstance(item, Line):
+            yield item
+        elif not item.torn:
+            raise CheckpointCorrupt(path, item.line, item.byte, item.reason)
+        elif torn is not None:
+            torn.append(item)
+
+
+def read_header(path: str, line: Line | None) -> dict[str, Any]:
+    """The header's fields, checked; `line` is the journal's first line."""
+    fields = _format.envelope(line.raw) if line is not None else {}
+    check_version(path, fields)
+    if line is None or line.offset != 0 or fields.get("event") != _format.JOURNAL:
+        raise CheckpointVersionError(
+            path, None, "this is not a threadsafe-timeout checkpoint (it does not begin with a header line). "
+            "Give another path; a damaged journal can be rebuilt with  threadsafe-timeout checkpoint repair"
+        )
+    return fields
+
+
+def check_version(path: str, fields: dict[str, Any]) -> None:
+    """Refuse what a newer release wrote: reading half of it would drop records silently."""
+    version = fields.get("v", _format.VERSION)
+    if version != _format.VERSION:
+        raise CheckpointVersionError(
+            path, version, f"written in format version {version!r}, this release reads version {_format.VERSION}: "
+            f"upgrade threadsafe-timeout"
+        )

@@ -1,0 +1,398 @@
+"""`CheckpointWriter`: many threads, one file, one fsync for all that wait.
+
+Group commit without a thread of its own: the first saver leads. It takes everything that is queued, writes and syncs
+it, names the first saver that queued meanwhile as the next leader, and wakes the others. So a single saver is never
+delayed, and a hundred share one lock acquisition and one fsync.
+
+Guarantees:
+
+- `save` returns after the record is on disk (synced, in mode `durable`), in the journal or, if that cannot be
+  written, in a spill file; otherwise it raises, and the record stays queued for the next commit.
+- A leader that is interrupted (Ctrl-C, a cancelled task) hands on the lead; what it had not settled is queued again.
+- Nothing is shared with a child made by fork but the file: the child starts with an empty queue.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from threadsafe_timeout import _clock
+from threadsafe_timeout.checkpoint import _format, _spill
+from threadsafe_timeout.checkpoint._errors import (
+    CheckpointClosed,
+    CheckpointLockTimeout,
+    CheckpointSaveError,
+)
+from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, STARTED, Key
+from threadsafe_timeout.checkpoint._journal import Journal
+from threadsafe_timeout.checkpoint._lock import pause
+from threadsafe_timeout.checkpoint._records import Record, attempts_in
+from threadsafe_timeout.checkpoint._scan import Line
+from threadsafe_timeout.checkpoint._values import dumps
+
+__all__ = ["CheckpointWriter"]
+
+log = logging.getLogger("threadsafe_timeout.checkpoint")
+
+Mode = Literal["durable", "fast"]
+
+_RESERVED = frozenset({JOURNAL, STARTED, CLOSED})
+# Worth another try: the disk may be full for a moment, a network file system may hiccup.
+_PASSING = frozenset({
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ESTALE,
+    errno.ETIMEDOUT,
+})  # fmt: skip
+_PAUSES = (0.05, 0.2, 0.5)  # seconds before each further try
+_IMPATIENT = 0.2  # seconds to wait for the lock while the journal is known to be unavailable
+
+
+class _Entry:
+    """One line on its way to the disk, and the thread that waits for it."""
+
+    __slots__ = ("batch", "durable", "gate", "line", "problem", "settled", "waiting")
+
+    def __init__(self, line: bytes, durable: bool) -> None:
+        self.line = line
+        self.durable = durable
+        self.settled = False
+        self.problem: OSError | None = None
+        self.waiting = True  # False once its thread has left: it must not be made leader
+        self.batch: list[_Entry] = []  # what it leads
+        self.gate = threading.Lock()  # released when settled, or when it becomes the leader
+        self.gate.acquire()
+
+    def open_gate(self) -> None:
+        try:
+            self.gate.release()
+        except RuntimeError:
+            pass  # opened already: handing on the lead may be interrupted and then happens twice
+
+
+class CheckpointWriter:
+    """Appends one line per event to the journal at `path`; made to be shared by many threads and processes.
+
+        with CheckpointWriter("run.jsonl", config={"model": "m"}) as checkpoint:
+            checkpoint.started("task-1")
+            checkpoint.save("task-1", {"score": 1.0})
+
+    `key` turns what is passed as a key into a str or int (`key=task_fingerprint` for tasks without an id). `config` is
+    hashed into a new journal and compared with an old one's: another configuration is a `CheckpointConfigMismatch`.
+    `lock_timeout` is how many seconds a commit waits for another process before it uses a spill file. `default` turns
+    a value that has no JSON form into one that has (`default=repr` keeps its text).
+
+    `mode="durable"` (the default) syncs before `save` returns: the record survives a power cut. `mode="fast"` does
+    not sync: the record survives the death of the process, by SIGKILL too, but a power cut or a crash of the whole
+    machine may take the last seconds' records with it.
+
+    Opening reads the journal once, for damage and for how often each key has been tried. Leaving the `with` block
+    normally marks the run as ended; leaving it by an exception does not.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        key: Callable[[Any], Key] | None = None,
+        config: object = None,
+        lock_timeout: float = 30.0,
+        mode: Mode = "durable",
+        default: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.check(mode, lock_timeout)
+        journal = Journal(path, config=config, durable=mode == "durable")
+        with journal.lock.held(lock_timeout):
+            journal.open()
+        self._begin(journal, key, lock_timeout, default)
+
+    @staticmethod
+    def check(mode: str, lock_timeout: float) -> None:
+        """Refuse arguments that make no sense, naming them."""
+        if mode not in ("durable", "fast"):
+            raise ValueError(f"mode must be 'durable' or 'fast', not {mode!r}")
+        if not lock_timeout >= 0:
+            raise ValueError(f"lock_timeout must be 0 or more seconds, not {lock_timeout!r}")
+
+    @classmethod
+    def on(
+        cls,
+        journal: Journal,
+        *,
+        key: Callable[[Any], Key] | None,
+        lock_timeout: float,
+        default: Callable[[Any], Any] | None,
+    ) -> Self:
+        """A writer on a journal that is open already."""
+        writer = cls.__new__(cls)
+        writer._begin(journal, key, lock_timeout, default)
+        return writer
+
+    def _begin(
+        self,
+        journal: Journal,
+        key: Callable[[Any], Key] | None,
+        lock_timeout: float,
+        default: Callable[[Any], Any] | None,
+    ) -> None:
+        self._journal = journal
+        self._key = key
+        self._default = default
+        self._lock_timeout = lock_timeout
+        self._mutex = threading.Lock()  # guards everything below; never held while the disk is waited for
+        self._queue: deque[_Entry] = deque()
+        self._leader: _Entry | None = None
+        self._closed = False
+        self._under_way: dict[Key, tuple[int, float]] = {}  # key → attempt, monotonic start
+        # The leader's own, so guarded by the lead:
+        self._spill = _spill.SpillFile(journal.path)
+        self._unavailable = False  # the last commit could not use the journal
+        try:
+            self._take_back_spills()
+            self._attempts = attempts_in(journal.path)
+        except BaseException:
+            journal.close()
+            raise
+        _writers.add(self)
+
+    @property
+    def path(self) -> str:
+        """The journal's path, absolute."""
+        return self._journal.path
+
+    # --- what callers do ----------------------------------------------------------------------------------------
+
+    def started(self, key: Any) -> int:
+        """Record that work on `key` begins, and return which attempt this is (from 1).
+
+        Written before it returns, but not synced: after a power cut the task merely counts as not begun. A line that
+        cannot be written is logged, not raised: it is no result.
+        """
+        name = self._key_of(key)
+        with self._mutex:
+            attempt = self._attempts[name] = self._attempts.get(name, 0) + 1
+            self._under_way[name] = (attempt, _clock.monotonic())
+        entry = _Entry(_format.seal(self._fields(STARTED, name, attempt, None)), durable=False)
+        self._commit(entry, name)
+        if entry.problem is not None:
+            log.error("%s: that %r started could not be recorded: %s", self.path, name, entry.problem)
+        return attempt
+
+    def save(self, key: Any, result: object, status: str = "done") -> Record:
+        """Save the outcome of `key`; on disk when this returns. What it returns is the record as saved.
+
+        `status` is `done`, `failed`, `timeout`, `loop` or a word of your own; `result` is plain data or anything the
+        documented conversions cover (an exception too). Raises `UnserializableResult`, naming the place inside
+        `result`, before anything is written, and `CheckpointSaveError`, which holds the result, if neither the
+        journal nor a spill file could be written.
+        """
+        name = self._key_of(key)
+        if not isinstance(status, str) or not status or status in _RESERVED:
+            raise ValueError(f"status must be a word other than {', '.join(sorted(_RESERVED))}, not {status!r}")
+        data = dumps(result, self._default)
+        with self._mutex:
+            attempt, start = self._under_way.pop(name, (0, 0.0))
+            if not attempt:
+                attempt = self._attempts[name] = self._attempts.get(name, 0) + 1
+                start = -1.0
+        elapsed = None if start < 0 else round(_clock.monotonic() - start, 6)
+        fields = self._fields(status, name, attempt, elapsed)
+        entry = _Entry(_format.seal(fields, data), durable=True)
+        self._commit(entry, name)
+        if entry.problem is not None:
+            raise CheckpointSaveError(self.path, name, status, result, str(entry.problem)) from entry.problem
+        return Record(fields, Line(0, 0, entry.line[:-1]), {}, None)
+
+    def close(self, *, ended: bool = False) -> None:
+        """Write what is still queued and close the file. `ended=True` marks the run as finished: nothing to resume."""
+        line = b""
+        if ended:
+            line = _format.seal({"event": CLOSED, "time": round(_clock.wall_time(), 6), "pid": os.getpid()})
+        entry = _Entry(line, durable=True)
+        if self._closed:
+            return
+        try:
+            self._commit(entry, None)
+        except CheckpointClosed:  # another thread was faster
+            return
+        finally:
+            self._journal.close()
+            _writers.discard(self)
+        lost = [waiting for waiting in self._queue if waiting.durable and waiting.line]
+        if entry.problem is not None and (lost or ended):
+            what = f"{len(lost)} records and the end of the run" if ended else f"{len(lost)} records"
+            raise CheckpointSaveError(
+                self.path, None, CLOSED, [bytes(waiting.line) for waiting in lost], f"{what}: {entry.problem}"
+            ) from entry.problem
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(ended=kind is None)
+
+    def __repr__(self) -> str:
+        return f"<CheckpointWriter {self.path}{' closed' if self._closed else ''}>"
+
+    def _key_of(self, key: Any) -> Key:
+        name = key if self._key is None else self._key(key)
+        if isinstance(name, (str, int)) and not isinstance(name, bool):
+            return name
+        raise TypeError(
+            f"a checkpoint key is a str or an int, not {type(name).__name__}: give the task's id, or open the writer "
+            f"with key= (key=task_fingerprint makes one from the task's fields)"
+        )
+
+    def _fields(self, event: str, key: Key, attempt: int, elapsed: float | None) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "event": event, "key": key, "time": round(_clock.wall_time(), 6), "attempt": attempt, "pid": os.getpid(),
+        }  # fmt: skip
+        if elapsed is not None:
+            fields["elapsed"] = elapsed
+        return fields
+
+    # --- group commit -------------------------------------------------------------------------------------------
+
+    def _commit(self, entry: _Entry, key: Key | None) -> None:
+        """Queue `entry` and return when it is settled: by another thread, or by leading. `key` is None for the last."""
+        try:
+            with self._mutex:
+                if self._closed:
+                    raise CheckpointClosed(self.path, key)
+                self._closed = key is None
+                self._queue.append(entry)
+                if self._leader is None:
+                    self._leader = entry
+                leads = self._leader is entry
+            if not leads:
+                entry.gate.acquire()
+            if not entry.settled:
+                self._lead(entry)
+        except BaseException:
+            entry.waiting = False
+            self._hand_on(entry)
+            raise
+
+    def _lead(self, entry: _Entry) -> None:
+        with self._mutex:
+            batch = entry.batch = list(self._queue)
+            self._queue.clear()
+        self._write(batch)
+        self._hand_on(entry)
+
+    def _hand_on(self, entry: _Entry) -> None:
+        """Give the lead to the next saver and let the settled ones go. May be repeated if it was interrupted."""
+        batch = entry.batch
+        with self._mutex:
+            if self._leader is entry:
+                queued = set(map(id, self._queue))
+                again = [waiting for waiting in batch if not waiting.settled and id(waiting) not in queued]
+                self._queue.extendleft(reversed(again))
+                self._leader = next((waiting for waiting in self._queue if waiting.waiting), None)
+            leader = self._leader
+        if leader is not None:
+            # Before the others: the next sync should be under way while they wake up.
+            leader.open_gate()
+        for waiting in batch:
+            if waiting.settled and waiting is not entry:
+                waiting.open_gate()
+
+    # --- one commit: only the leader's thread gets here ---------------------------------------------------------
+
+    def _write(self, batch: list[_Entry]) -> None:
+        lines = [entry.line for entry in batch if entry.line]
+        if lines or self._spill.path is not None:
+            problem = self._try_journal(lines, sync=any(entry.durable for entry in batch))
+            if problem is not None:
+                problem = self._try_spill(lines, problem)
+        else:
+            problem = None
+        for entry in batch:
+            entry.problem = problem
+            entry.settled = True
+        if problem is not None:
+            self._keep(batch)
+
+    def _keep(self, batch: list[_Entry]) -> None:
+        """Queue again what no file took. Its saver has been told and has left; the next commit tries once more."""
+        kept = []
+        for entry in batch:
+            if entry.line and entry.durable:
+                again = _Entry(entry.line, durable=True)
+                again.waiting = False
+                kept.append(again)
+        with self._mutex:
+            self._queue.extendleft(reversed(kept))
+
+    def _try_journal(self, lines: list[bytes], *, sync: bool) -> OSError | None:
+        pauses = () if self._unavailable else _PAUSES
+        for wait in (*pauses, None):
+            try:
+                self._append(lines, sync=sync)
+            except CheckpointLockTimeout as error:
+                problem: OSError = error
+                break
+            except OSError as error:
+                problem = error
+                if error.errno not in _PASSING or wait is None:
+                    break
+                log.warning("%s: %s; trying again in %g s", self.path, error, wait)
+                pause(wait)
+            else:
+                if self._unavailable:
+                    log.warning("%s can be written again", self.path)
+                self._unavailable = False
+                return None
+        self._unavailable = True
+        return problem
+
+    def _append(self, lines: list[bytes], *, sync: bool) -> None:
+        journal = self._journal
+        with journal.lock.held(min(self._lock_timeout, _IMPATIENT) if self._unavailable else self._lock_timeout):
+            journal.ensure_current()
+            if self._spill.path is not None:
+                lines = [*self._spill.lines(), *lines]
+                sync = True
+            journal.append(lines, sync=sync and journal.durable)
+            self._spill.remove()
+
+    def _try_spill(self, lines: list[bytes], problem: OSError) -> OSError | None:
+        try:
+            place = self._spill.append(self._journal.header_line(), lines)
+        except OSError as error:
+            log.critical("%s: %d records could not be saved (%s), nor to a spill file (%s); they are kept in memory "
+                         "and tried again with the next save", self.path, len(lines), problem, error)
+            return problem
+        log.error("%s: %s. %d records went to the spill file %s instead; they are read with the journal, and move back "
+                  "into it as soon as it can be written", self.path, problem, len(lines), place)
+        return None
+
+    def _take_back_spills(self) -> None:
+        """Move what processes that are gone had to spill into the journal."""
+        for spill in _spill.find(self.path):
+            if _spill.is_abandoned(spill):
+                with self._journal.lock.held(self._lock_timeout):
+                    self._journal.take_in(spill)
+
+    def _after_fork_in_child(self) -> None:
+        self._mutex = threading.Lock()
+        self._queue = deque()
+        self._leader = None
+        self._spill = _spill.SpillFile(self.path)
+        self._journal.after_fork_in_child()
+
+
+_writers: weakref.WeakSet[CheckpointWriter] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_writers):
+        writer._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
