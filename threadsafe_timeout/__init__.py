@@ -1,1 +1,96 @@
-"""Deadlines, a thread pool that heals, and results that survive."""
+"""Deadlines, a thread pool that heals, and results that survive, for batch runners that stall.
+
+    import threadsafe_timeout.auto   # the one line, at the top of an existing runner
+
+or, in new code: `deadline`, `move_on_after`, `check_cancelled`, `ThreadPoolExecutor`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from threadsafe_timeout._errors import (
+    Cancelled,
+    DeadlineExceeded,
+    MissingExtraError,
+    PoolExhausted,
+    SettingError,
+    ThreadsafeTimeoutError,
+)
+from threadsafe_timeout._scope import (
+    CancelScope,
+    check_cancelled,
+    current_deadline,
+    deadline,
+    fail_at,
+    move_on_after,
+    move_on_at,
+    shield,
+    sleep,
+    time_remaining,
+)
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._guard import guard_interactive, guarded
+    from threadsafe_timeout._install import install, patched, uninstall
+    from threadsafe_timeout._pool import ThreadPoolExecutor
+    from threadsafe_timeout._settings import Settings
+    from threadsafe_timeout._task import Outcome
+    from threadsafe_timeout.checkpoint import CheckpointWriter, load_checkpoint
+
+__all__ = [
+    "CancelScope",
+    "Cancelled",
+    "CheckpointWriter",
+    "DeadlineExceeded",
+    "MissingExtraError",
+    "Outcome",
+    "PoolExhausted",
+    "SettingError",
+    "Settings",
+    "ThreadPoolExecutor",
+    "ThreadsafeTimeoutError",
+    "check_cancelled",
+    "current_deadline",
+    "deadline",
+    "fail_at",
+    "guard_interactive",
+    "guarded",
+    "install",
+    "load_checkpoint",
+    "move_on_after",
+    "move_on_at",
+    "patched",
+    "shield",
+    "sleep",
+    "time_remaining",
+    "uninstall",
+]
+
+# Imported on first use: a program that only wants a deadline does not pay for the pool or the file lock.
+_LAZY = {
+    "CheckpointWriter": "checkpoint",
+    "Outcome": "_task",
+    "Settings": "_settings",
+    "ThreadPoolExecutor": "_pool",
+    "guard_interactive": "_guard",
+    "guarded": "_guard",
+    "install": "_install",
+    "load_checkpoint": "checkpoint",
+    "patched": "_install",
+    "uninstall": "_install",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,17 @@
+"""`concurrent.futures.ThreadPoolExecutor` becomes the pool that heals, wherever it was imported to."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from threadsafe_timeout._install import Patching
+from threadsafe_timeout._pool import ThreadPoolExecutor
+
+__all__ = ["MODULES", "apply"]
+
+MODULES = ("concurrent.futures.thread",)
+
+
+def apply(module: ModuleType, patching: Patching) -> None:
+    # concurrent.futures itself takes the name from this module when it is first asked for it.
+    patching.replace(module, "ThreadPoolExecutor", ThreadPoolExecutor)

@@ -1,0 +1,220 @@
+"""`ThreadPoolExecutor`: what `concurrent.futures.ThreadPoolExecutor` becomes.
+
+An instance of the standard class (asyncio insists on that), on its own queue and worker loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.thread import ThreadPoolExecutor as StandardThreadPoolExecutor
+from contextvars import copy_context
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from threadsafe_timeout import _clock
+from threadsafe_timeout._scope import check_seconds
+from threadsafe_timeout._settings import settings
+from threadsafe_timeout._task import Outcome, Task, TaskOptions
+from threadsafe_timeout._workers import Crew
+
+__all__ = ["StandardThreadPoolExecutor", "Submitter", "ThreadPoolExecutor"]
+
+T = TypeVar("T")
+logger = logging.getLogger("threadsafe_timeout")
+_INTERRUPTED_WAIT = 1.0  # seconds a pool left by Ctrl-C gives its tasks to end
+
+
+class ThreadPoolExecutor(StandardThreadPoolExecutor):
+    """A thread pool whose tasks have deadlines and whose width survives the tasks that ignore them.
+
+    Everything `concurrent.futures.ThreadPoolExecutor` accepts and does, and:
+
+    - `task_timeout`: seconds a task may run, counted from its start (default: the `task_timeout` setting, none).
+      A task past it is cancelled, then interrupted, then abandoned, `grace` seconds apart; its future gets
+      `DeadlineExceeded`, and its worker is replaced.
+    - `grace`: seconds between those rungs (default: the `grace` setting, 2).
+    - `max_abandoned`: how many abandoned threads may be alive before `submit` raises `PoolExhausted`
+      (default: twice the workers).
+
+    Leaving the `with` block waits for the tasks as ever, but not for abandoned ones. Left by an exception, it cancels
+    the tasks whose `result(timeout)` had expired; left by Ctrl-C, it cancels all of them.
+
+    Not guaranteed: an abandoned thread keeps what it holds until it returns; a thread that never returns from C code
+    is not stopped.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        task_timeout: float | None = None,
+        grace: float | None = None,
+        max_abandoned: int | None = None,
+    ) -> None:
+        # Not super().__init__(): its queue, threads and semaphore are what this class replaces.
+        if max_workers is None:
+            max_workers = min(32, (os.cpu_count() or 1) + 4)
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        chosen = settings()
+        if task_timeout is None:
+            task_timeout = chosen.task_timeout
+        self._task_timeout = None if task_timeout is None else check_seconds("task_timeout", task_timeout)
+        grace = chosen.grace if grace is None else check_seconds("grace", grace)
+        if max_abandoned is None:
+            max_abandoned = 2 * max_workers if chosen.max_abandoned is None else chosen.max_abandoned
+        if max_abandoned < 0:
+            raise ValueError(f"max_abandoned must be >= 0, got {max_abandoned}")
+        # Read by libraries that look into the standard class.
+        self._max_workers = max_workers
+        number = StandardThreadPoolExecutor._counter  # type: ignore[attr-defined]  # one sequence of names for both
+        self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{number()}"
+        self._default_options = TaskOptions(timeout=self._task_timeout)
+        self._crew = Crew(
+            width=max_workers,
+            prefix=self._thread_name_prefix,
+            grace=grace,
+            max_abandoned=max_abandoned,
+            initializer=initializer,
+            initargs=initargs,
+        )
+        # The crew does not know the executor: when nobody does any more, the idle workers go home.
+        self._finalizer = weakref.finalize(self, self._crew.close)
+        self._finalizer.atexit = False
+
+    @property
+    def _work_queue(self) -> Any:  # type: ignore[override]  # an attribute there
+        return self._crew.queue
+
+    @property
+    def _threads(self) -> set[Any]:  # type: ignore[override]  # an attribute there
+        with self._crew.lock:
+            return {worker.thread for worker in self._crew.workers}
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # type: ignore[override]  # Future[T] needs a TaskFuture[T]
+        """Schedule `fn(*args, **kwargs)` in a copy of the caller's context, so under the scopes around the caller.
+
+        Raises RuntimeError after `shutdown()`, `PoolExhausted` when too many abandoned threads are alive.
+        """
+        # A function that knows what it wants (a patched method of a runner, say) says so itself.
+        prepare = getattr(fn, "__pool_task__", None)
+        if prepare is None:
+            return self._submit(self._default_options, fn, args, kwargs)
+        fn, options = prepare(args, kwargs)
+        return self._submit(options, fn, args, kwargs)
+
+    def _submit(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        task = Task(self._crew, options, copy_context(), fn, args, kwargs)
+        future = task.future
+        self._crew.submit(task)
+        return future
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        name: str | None = None,
+        settle: Callable[[Outcome], Any] | None = None,
+    ) -> Submitter:
+        """Options for the tasks submitted through what this returns: `pool.with_options(timeout=5).submit(fn)`.
+
+        `timeout`: seconds the task may run from its start (default: the pool's). `name`: what log lines and errors
+        call it. `settle`: called with the task's `Outcome` before its future reports done, in a pool thread and
+        outside every scope; what it returns is the future's result, what it raises its exception.
+        """
+        timeout = self._task_timeout if timeout is None else check_seconds("timeout", timeout)
+        return Submitter(self, TaskOptions(timeout=timeout, name=name, settle=settle))
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[T]:
+        """As the standard `map`: results in order, the first timeout or exception met is raised, and leaving the
+        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads."""
+        until = None if timeout is None else _clock.monotonic() + timeout
+        futures = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
+
+        def results() -> Iterator[T]:
+            try:
+                futures.reverse()
+                while futures:
+                    future = futures[-1]
+                    yield_value = future.result(None if until is None else until - _clock.monotonic())
+                    futures.pop()
+                    del future
+                    yield yield_value
+            finally:
+                for future in futures:
+                    Future.cancel(future)  # the standard one: it leaves running tasks alone
+
+        return results()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
+        """Take no more tasks and, with `wait`, wait for those there are, except abandoned ones.
+
+        `cancel_futures` cancels pending tasks. `timeout` bounds the wait (seconds); when it passes the tasks go on.
+        """
+        self._crew.close(cancel_pending=cancel_futures)
+        if wait:
+            self._crew.join(timeout)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        if isinstance(exc, KeyboardInterrupt):
+            self._interrupted()
+            return False
+        if exc is not None:
+            for task in self._crew.running():
+                if task.wait_expired:
+                    task.scope.cancel("result(timeout) expired and the pool was left by an exception")
+        self.shutdown(wait=True)
+        return False
+
+    def _interrupted(self) -> None:
+        """Ctrl-C: cancel everything, wait a moment, say what was running."""
+        crew = self._crew
+        crew.close(cancel_pending=True)
+        running = crew.running()
+        for task in running:
+            task.scope.cancel("interrupted by Ctrl-C")
+        if running:
+            names = ", ".join(sorted({task.name for task in running}))
+            logger.warning(
+                "threadsafe-timeout: interrupted while %d tasks were running: %s", len(running), names,
+                extra={"event": "interrupted", "pool": crew.prefix},
+            )  # fmt: skip
+        crew.join(_INTERRUPTED_WAIT)
+
+    def stats(self) -> dict[str, int]:
+        """Counts: workers, idle, pending, submitted, completed, failed, abandoned, abandoned_alive, late, respawned."""
+        return self._crew.stats()
+
+
+class Submitter:
+    """A pool with options for the tasks submitted through it; see `ThreadPoolExecutor.with_options`."""
+
+    def __init__(self, pool: ThreadPoolExecutor, options: TaskOptions) -> None:
+        self._pool = pool
+        self._options = options
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As the pool's `submit`, with these options."""
+        return self._pool._submit(self._options, fn, args, kwargs)
+
+
+

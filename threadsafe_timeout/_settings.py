@@ -1,0 +1,169 @@
+"""Settings: one frozen dataclass, and where each value came from.
+
+Precedence: `install(**settings)`, then `THREADSAFE_TIMEOUT_<NAME>` environment variables, then
+`[tool.threadsafe-timeout]` in the pyproject.toml of the working directory, then the defaults.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from threadsafe_timeout._errors import SettingError
+
+__all__ = ["Settings", "load", "set_settings", "settings", "sources"]
+
+_PREFIX = "THREADSAFE_TIMEOUT_"
+_OFF = {"off", "none", ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What is in force. Durations are seconds."""
+
+    task_timeout: float | None = None
+    """Seconds one pool task may run, from its start. None: no limit (the legacy runner: the task's own timeout)."""
+    grace: float = 2.0
+    """Seconds between the rungs of the ladder: cancel, interrupt, abandon."""
+    max_abandoned: int | None = None
+    """Abandoned threads alive before `submit` fails. None: twice the pool's workers."""
+    llm_timeout: float | None = 120.0
+    """Seconds one LLM call may take in total, retries and back-off included, in a scope or not."""
+    interactive_timeout: float | None = 300.0
+    """Seconds one `execute_interactive` may take; never more than what is left of its task."""
+    max_consecutive_searches: int | None = 3
+    """Search turns in a row before the loop is ended."""
+    loop_guard: str = "stop"
+    """`stop`, `observe` (log only) or `off`."""
+    checkpoint: str | None = ".threadsafe_timeout/<runner>.jsonl"
+    """Where finished tasks are saved; `<runner>` is the name of the program. None (`off`): nowhere."""
+    resume: str = "unfinished"
+    """`unfinished`: go on with a run of the same configuration that did not end; `never`; `always`."""
+    patches: tuple[str, ...] = ()
+    """Names of the patches to apply, or names with `-` to leave out. Empty: all that apply."""
+
+
+def _duration(value: Any) -> float:
+    number = float(value)
+    if not number >= 0 or math.isinf(number):
+        raise ValueError("must be a number of seconds >= 0")
+    return number
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if number < 0 or number != float(value):
+        raise ValueError("must be a whole number >= 0")
+    return number
+
+
+def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def parse_optional(value: Any) -> Any:
+        if value is None or value is False or (isinstance(value, str) and value.strip().lower() in _OFF):
+            return None
+        return parse(value)
+
+    return parse_optional
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def parse_choice(value: Any) -> str:
+        word = str(value).strip().lower()
+        if word not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return word
+
+    return parse_choice
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    words = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(word.strip() for word in words if word.strip())
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "task_timeout": _optional(_duration),
+    "grace": _duration,
+    "max_abandoned": _optional(_whole),
+    "llm_timeout": _optional(_duration),
+    "interactive_timeout": _optional(_duration),
+    "max_consecutive_searches": _optional(_whole),
+    "loop_guard": _choice("stop", "observe", "off"),
+    "checkpoint": _optional(os.fspath),
+    "resume": _choice("unfinished", "never", "always"),
+    "patches": _names,
+}
+
+
+def _parse(name: str, value: Any, source: str) -> Any:
+    try:
+        return _PARSERS[name](value)
+    except KeyError:
+        known = ", ".join(sorted(_PARSERS))
+        raise SettingError(name, source, f"there is no such setting; the settings are {known}") from None
+    except (TypeError, ValueError) as exc:
+        problem = str(exc) if str(exc).startswith("must") else "must be a number"
+        raise SettingError(name, source, f"{problem}, got {value!r}") from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    return [
+        (key.removeprefix(_PREFIX).lower(), value, f"environment variable {key}")
+        for key, value in sorted(environ.items())
+        if key.startswith(_PREFIX)
+    ]
+
+
+def _from_pyproject(path: Path) -> list[tuple[str, Any, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    if "threadsafe-timeout" not in text:
+        return []  # saves most programs the TOML parser
+    import tomllib
+
+    try:
+        table = tomllib.loads(text).get("tool", {}).get("threadsafe-timeout", {})
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingError("[tool.threadsafe-timeout]", str(path), f"is not valid TOML: {exc}") from None
+    return [(name.replace("-", "_"), value, f"{path}, [tool.threadsafe-timeout]") for name, value in table.items()]
+
+
+def load(given: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, str]]:
+    """Settings from every source, and where each value came from. Raises SettingError naming the source."""
+    found = (
+        _from_pyproject(Path("pyproject.toml"))
+        + _from_environment(os.environ)
+        + [(name, value, "install()") for name, value in (given or {}).items()]
+    )
+    values: dict[str, Any] = {}
+    origin = {field.name: "default" for field in fields(Settings)}
+    for name, value, source in found:
+        values[name] = _parse(name, value, source)
+        origin[name] = source
+    return replace(Settings(), **values), origin
+
+
+_settings = Settings()
+_sources: dict[str, str] = {}
+
+
+def settings() -> Settings:
+    """The settings in force."""
+    return _settings
+
+
+def sources() -> dict[str, str]:
+    """Where each setting in force came from."""
+    return dict(_sources)
+
+
+def set_settings(new: Settings, origin: dict[str, str]) -> None:
+    """Put settings in force. `install()` and `uninstall()` do this."""
+    global _settings, _sources
+    _settings, _sources = new, origin
