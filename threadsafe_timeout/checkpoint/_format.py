@@ -10,6 +10,7 @@ parsing the result.
 from __future__ import annotations
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ __all__ = [
     "VERSION",
     "Key",
     "envelope",
+    "event_line",
     "intact_parts",
     "is_intact",
     "result_bytes",
@@ -45,9 +47,21 @@ _START = b'{"v":'
 _TRAILER = re.compile(rb',"sum":"[0-9a-f]{8}"\}')
 
 
-def seal(fields: dict[str, Any], result: bytes | None = None) -> bytes:
-    """The line for `fields`, ended by its newline. `result` is JSON already."""
+def seal(fields: dict[str, Any]) -> bytes:
+    """The line for `fields`, ended by its newline."""
     body = dumps({"v": VERSION, **fields}, name="record")[:-1]
+    return b"".join((body, _SUM % zlib.crc32(body)))
+
+
+def event_line(
+    event: str, key: Key, moment: float, attempt: int, elapsed: float | None = None, result: bytes | None = None
+) -> bytes:
+    """The line of one task's event. On the path of every save, so it is put together by hand."""
+    body = b'{"v":1,"event":%b,"key":%b,"time":%.6f,"attempt":%d,"pid":%d' % (
+        dumps(event), dumps(key), moment, attempt, os.getpid(),
+    )  # fmt: skip
+    if elapsed is not None:
+        body += b',"elapsed":%.6f' % elapsed
     if result is not None:
         body = b"".join((body, _RESULT, result))
     return b"".join((body, _SUM % zlib.crc32(body)))

@@ -118,8 +118,7 @@ class CheckpointedFunction(Generic[P, R]):
         except Exception as error:
             writer.save(key, error, status="timeout" if isinstance(error, TimeoutError) else "failed")
             raise
-        record = writer.save(key, result)
-        record.types = self._types
+        record = Record.of_line(writer.save_line(key, result), self._types)
         with self._lock:
             if self._writer is writer:
                 self._finished[key] = record

@@ -53,6 +53,12 @@ class Record:
         self._source = source
         self.types = types
 
+    @classmethod
+    def of_line(cls, raw: bytes, types: _Types) -> Record:
+        """The record of a line that is in memory."""
+        raw = raw.removesuffix(b"\n")
+        return cls(_format.envelope(raw), Line(0, 0, raw), types, None)
+
     @property
     def result(self) -> Any:
         """The saved result, read from the file and rebuilt at each access; None for `started`."""

@@ -34,8 +34,14 @@ _BIG = 10**4000
 # The json module's own limit is the recursion limit; a value that contains itself is far more likely than this depth.
 _DEEPEST = 200
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+# Without check_circular a cycle is a RecursionError, which is as good, and each call is cheaper.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 _encode_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
+_NAMES = frozenset({str})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_CONTAINERS = frozenset({dict, list})
+_PLAIN = _SCALARS | _CONTAINERS
 
 Default = Callable[[Any], Any]
 
@@ -90,25 +96,22 @@ def _to_bytes(text: str, value: object) -> bytes:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether `value`, which the encoder accepted, comes back equal. Only looks: no copies, no recursion."""
+    """Whether `value`, which the encoder accepted, comes back equal. Looks at types only, mostly in C; no copies."""
     stack: list[Any] = [value]
-    pop, extend = stack.pop, stack.extend
     while stack:
-        item = pop()
+        item = stack.pop()
         kind = type(item)
-        if kind is str or kind is float or item is None or kind is bool or kind is int:
-            continue
         if kind is dict:
-            if TAG in item:
+            if TAG in item or not set(map(type, item)) <= _NAMES:
                 return False
-            for key in item:
-                if type(key) is not str:
-                    return False
-            extend(item.values())
-        elif kind is list:
-            extend(item)
-        else:
-            return False
+            item = item.values()
+        elif kind is not list:
+            return kind in _SCALARS  # only the value itself is put here without being looked at
+        kinds = set(map(type, item))
+        if not kinds <= _SCALARS:
+            if not kinds <= _PLAIN:
+                return False
+            stack.extend([inner for inner in item if type(inner) in _CONTAINERS])
     return True
 
 
