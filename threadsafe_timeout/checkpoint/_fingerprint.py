@@ -48,8 +48,9 @@ def task_fingerprint(task: object, *, fields: Iterable[str] | None = None, ignor
         left_out = set(ignore)
         wanted = None if fields is None else set(fields)
         plain = {
+            # Not the class: a runner's tasks are `__main__.Task` when it is a script, `runner.Task` when imported.
             name: value for name, value in plain.items()
-            if name not in left_out and (wanted is None or name in wanted or name == "$type")
+            if name not in left_out and (wanted is None or name in wanted) and not name.startswith("$")
         }
         missing = sorted((wanted or set()) - plain.keys())
         if missing:
@@ -62,7 +63,7 @@ def _attributes(value: Any) -> Any:
     attributes = getattr(value, "__dict__", None)
     if not isinstance(attributes, dict) or callable(value):
         raise TypeError("it has no fields to make a fingerprint from")
-    return {"$class": type(value).__qualname__, **attributes}
+    return attributes
 
 
 class Ordinals:

@@ -18,7 +18,7 @@ import logging
 import os
 import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from threadsafe_timeout import _clock
@@ -29,7 +29,7 @@ from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, MAGIC
 from threadsafe_timeout.checkpoint._lock import JournalLock
 from threadsafe_timeout.checkpoint._scan import Line, read_header, scan
 
-__all__ = ["Journal"]
+__all__ = ["UNKNOWN", "Journal", "replace_file"]
 
 log = logging.getLogger("threadsafe_timeout.checkpoint")
 
@@ -43,6 +43,7 @@ _ADVICE = {
     errno.EINVAL: "Give the path of a regular file: a journal is read back and taken up again",
 }
 _BLOCK = 1 << 16
+UNKNOWN = "unknown"  # the configuration of a repaired journal whose header was lost
 
 
 class Journal:
@@ -119,6 +120,9 @@ class Journal:
     def _check_config(self) -> None:
         found = self.header.get("config")
         if self.config is None or self.config == found:
+            return
+        if found == UNKNOWN:
+            log.warning("%s was repaired and its header was lost: it is taken to be of this configuration", self.path)
             return
         theirs: dict[str, str] = self.header.get("fields") or {}
         ours = self._config_fields
@@ -253,19 +257,7 @@ class Journal:
             raise OSError(errno.ENOENT, "the journal was deleted")
         log.error("%s was deleted while in use; everything saved so far is written again to %s", self.path, target)
         _disk.make_directories(os.path.dirname(target))
-        fresh = f"{target}.restored-{os.getpid()}"
-        fd = _disk.open_file(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        try:
-            _copy(self._fd.number, fd)
-            _disk.sync(fd)
-            _disk.rename(fresh, target)
-            _disk.sync_directory(os.path.dirname(target))
-        except BaseException:
-            os.close(fd)
-            with contextlib.suppress(OSError):
-                os.unlink(fresh)
-            raise
-        self._fd.set(fd)
+        self._fd.set(replace_file(target, lambda fd: _copy(self._fd.number, fd)))
 
     def _replaced(self) -> None:
         """Another file is at the path: the same run's (compacted, repaired, restored), or something else."""
@@ -304,8 +296,10 @@ class Journal:
             header = read_header(self.path, first)
             start = _last_line_start(fd, size - 1)
             last = _disk.read(fd, size - start, start)
-            ended = last.endswith(b"\n") and _format.is_intact(last[:-1])
-            return header.get("config"), ended and _format.envelope(last[:-1]).get("event") == CLOSED
+            whole = last.endswith(b"\n") and _format.is_intact(last[:-1])
+            ended = whole and _format.envelope(last[:-1]).get("event") == CLOSED
+            config = header.get("config")
+            return self.config if config == UNKNOWN else config, ended
         finally:
             os.close(fd)
 
@@ -332,6 +326,23 @@ class _Descriptor:
             with contextlib.suppress(OSError):
                 self._close()
         self.number = -1
+
+
+def replace_file(target: str, fill: Callable[[int], None]) -> int:
+    """Put a new file at `target`, whole and synced, or leave what is there. Its descriptor, open for appending."""
+    fresh = f"{target}.new-{os.getpid()}"
+    fd = _disk.open_file(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    try:
+        fill(fd)
+        _disk.sync(fd)
+        _disk.rename(fresh, target)
+        _disk.sync_directory(os.path.dirname(target))
+    except BaseException:
+        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+        raise
+    return fd
 
 
 def _first_line(fd: int) -> Line | None:
@@ -363,7 +374,7 @@ def _missing_lines(old: int, new: int) -> list[bytes]:
     """Outcomes that are in `old` and whose key has nothing as late in `new`."""
     latest: dict[Any, tuple[float, int]] = {}
     for _, fields in _lines(new):
-        latest[fields["key"]] = (fields["time"], fields["attempt"])
+        latest[fields["key"]] = max(latest.get(fields["key"], (0.0, 0)), (fields["time"], fields["attempt"]))
     return [
         line for line, fields in _lines(old)
         if fields["event"] != _format.STARTED

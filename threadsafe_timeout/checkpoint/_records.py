@@ -6,11 +6,12 @@ A million records are an index of some hundred bytes each, whatever their result
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Any
 
@@ -64,6 +65,11 @@ class Record:
         """The saved result, read from the file and rebuilt at each access; None for `started`."""
         raw = _format.result_bytes(self.raw_line())
         return None if raw is None else loads(raw, self.types)
+
+    def plain(self) -> Any:
+        """The result as plain JSON data, tags and all, nothing rebuilt."""
+        raw = _format.result_bytes(self.raw_line())
+        return None if raw is None else json.loads(raw)
 
     def raw_line(self) -> bytes:
         """The journal line itself, checked again as it is read."""
@@ -176,13 +182,16 @@ def iter_records(path: str | os.PathLike[str], *, types: Iterable[type] = ()) ->
                 yield Record(fields, line, known, None)
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Checkpoint:
+def load_checkpoint(
+    path: str | os.PathLike[str], *, types: Iterable[type] = (), progress: Callable[[int], None] | None = None
+) -> Checkpoint:
     """Read a journal: a mapping from key to its last `Record`, in file order.
 
     `types` are the dataclasses, pydantic models and enums that results may hold; without them such values come back as
     dicts of their fields (enums: their values). An incomplete last line is forgiven and reported (`.torn`, and a log
     line). Raises `CheckpointCorrupt` for any other damage, `CheckpointUnavailable` if the file cannot be read, and
     `CheckpointVersionError` for what is not a journal. Records a full disk sent to spill files are included.
+    `progress` is told how many bytes were read since it was last told.
     """
     name, known, torn = os.path.realpath(os.fspath(path)), types_by_name(types), list[Damage]()
     spills = _spill.find(name)
@@ -194,7 +203,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, types: Iterable[type] = ())
             if not spills:
                 raise
         else:
-            loaded = _load_journal(name, stream, known, torn)
+            loaded = _load_journal(name, stream, known, torn, progress)
         for spill in spills:
             loaded = _load_spill(name, spill, loaded, known)
     assert loaded is not None
@@ -205,10 +214,14 @@ def load_checkpoint(path: str | os.PathLike[str], *, types: Iterable[type] = ())
     return loaded
 
 
-def _load_journal(name: str, stream: IO[bytes], types: _Types, torn: list[Damage]) -> Checkpoint:
+def _load_journal(
+    name: str, stream: IO[bytes], types: _Types, torn: list[Damage], progress: Callable[[int], None] | None
+) -> Checkpoint:
     source = _Source(name, stream)
     loaded: Checkpoint | None = None
     for line, fields in _events(name, stream, torn):
+        if progress is not None:
+            progress(len(line.raw) + 1)
         if loaded is None:
             loaded = Checkpoint(name, fields)
             continue
