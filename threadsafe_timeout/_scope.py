@@ -2,20 +2,23 @@
 
 Guarantees:
 
-- A scope's deadline is an absolute instant, fixed once, on entry. What holds inside is the earliest deadline of all
-  scopes around, up to the nearest shield that is still up.
+- A scope's deadline is an absolute instant, fixed once, on entry, and moved only by assigning to `deadline`. What
+  holds inside is the earliest deadline of all scopes around, up to the nearest shield that is still up.
 - Cancellation is level-triggered: from the moment a scope is cancelled until it is left, every cooperative point
   inside raises `Cancelled`. Code that swallows it meets it again at the next one, and `deadline` raises at its edge
-  even if every one was swallowed.
+  even if every one was swallowed. A thread that meets no cooperative point is interrupted (see `_interrupt`).
 - A scope turns only its own `Cancelled` into what its user sees. When several scopes around are cancelled, the
   outermost one's is raised: unwinding further is what all of them ask for.
-- A scope fires only while it is entered: the state changes under `_timer.lock`, and leaving takes that lock.
+- A scope is cancelled under `_timer.lock`. Leaving takes no lock: a cancellation that crosses it counts as one that
+  came just before the edge and was never met.
 - A scope that was left without having been cancelled binds nobody any more, not even a thread that inherited it. A
   scope that was cancelled stays cancelled for whoever inherited it: that is what fences an abandoned thread.
+- In a coroutine a scope also cancels its asyncio task, and takes that cancellation back at its edge.
 
 What the pool and the patches use:
 
-- `current_scope()`, `cancelled_scope()` (the outermost cancelled one around, or None), `raise_if_cancelled()`.
+- `current_scope()`, `cancelled_scope()` (the outermost cancelled one around, or None), `raise_if_cancelled()`;
+  `cancel_pending()` for who holds a lock.
 - `time_remaining()`: seconds to the earliest deadline around, `inf` without one.
 - `on_cancel(callback)`: a `Registration` on every scope around; the callback runs, in whichever thread cancels, when
   one of them is cancelled. After `unregister()` has returned it is not running and never will.
@@ -24,21 +27,27 @@ What the pool and the patches use:
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar
+from sys import _getframe
+from threading import get_ident
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from threadsafe_timeout import _clock, _timer
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
+from threadsafe_timeout._registration import Registration
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._asyncio import TaskCancellation
+    from threadsafe_timeout._tokens import CancelToken, TokenRegistration
 
 __all__ = [
     "CancelScope",
     "Registration",
+    "cancel_pending",
     "cancelled_scope",
     "check_cancelled",
     "current_deadline",
@@ -54,46 +63,72 @@ __all__ = [
     "time_remaining",
 ]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _NEW, _ACTIVE, _DONE = range(3)
+_COROUTINE = 0x80 | 0x200  # code flags: a coroutine, an asynchronous generator
 _current: ContextVar[CancelScope | None] = ContextVar("threadsafe_timeout_scope", default=None)
-_logger = logging.getLogger("threadsafe_timeout")
 
 
 class CancelScope:
-    """A block that can be cancelled: by its deadline, or by `cancel()` from any thread.
+    """A block that can be cancelled: by its deadline, by `cancel()` from any thread, or by a token.
 
-    `deadline` is an absolute instant in monotonic seconds. The block's own cancellation is swallowed at its edge;
-    `cancelled_caught` tells. Single use.
+    `deadline` is an absolute instant in monotonic seconds; assign to it to move it. The block's own cancellation is
+    swallowed at its edge; `cancelled_caught` tells. Single use.
     """
 
-    __slots__ = (
-        "__weakref__", "_budget", "_callbacks", "_cancelled", "_deadline", "_delivered", "_entered_at", "_entry",
-        "_parent", "_reason", "_reset", "_shield_until", "_state", "cancelled_caught", "name",
-    )  # fmt: skip
+    # Defaults live on the class: a scope is entered on hot paths, and most of these are never set.
+    name: str | None = None
+    cancelled_caught = False
+    _budget: float | None = None
+    _deadline = math.inf  # written under _timer.lock once entered
+    _reason: str | None = None  # guarded by _timer.lock
+    _cancelled = False  # written under _timer.lock, and only ever from False to True
+    _delivered = False
+    _state = _NEW  # written by the thread that enters and leaves
+    _callbacks: dict[Registration, None] | None = None  # guarded by _timer.lock
+    _entry: _timer.Entry | None = None  # guarded by _timer.lock
+    _parent: CancelScope | None = None
+    _shield_until = -math.inf
+    _thread = 0  # the ident of the thread that entered
+    _frame: FrameType | None = None  # the frame whose `with` this is, while inside; what an interrupt looks for
+    _entered_by = -1  # the offset of the instruction that entered
+    _entered_at = 0.0
+    _pursued = False
+    _task: TaskCancellation | None = None
+    _token: CancelToken | None = None
+    _listening: list[Registration | TokenRegistration] | None = None  # ends with the scope
+    _reset: Token[CancelScope | None]
 
-    def __init__(self, *, deadline: float = math.inf, reason: str | None = None, name: str | None = None) -> None:
-        if math.isnan(deadline):
-            raise ValueError("deadline must be a number of monotonic seconds, not NaN")
+    def __init__(
+        self,
+        *,
+        deadline: float = math.inf,
+        token: CancelToken | None = None,
+        reason: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self._deadline = _instant("deadline", deadline)
+        self._token = token
+        self._reason = reason
         self.name = name
-        self.cancelled_caught = False
-        self._budget: float | None = None
-        self._deadline = deadline
-        self._reason = reason  # guarded by _timer.lock
-        self._cancelled = False  # written under _timer.lock, and only ever from False to True
-        self._delivered = False
-        self._state = _NEW  # written under _timer.lock
-        self._callbacks: dict[Registration, None] | None = None  # guarded by _timer.lock
-        self._entry: _timer.Entry | None = None  # guarded by _timer.lock
-        self._parent: CancelScope | None = None
-        self._shield_until = -math.inf
 
     @property
     def deadline(self) -> float:
         """The instant, in monotonic seconds, at which this scope is cancelled; `inf` for never."""
         return self._deadline
+
+    @deadline.setter
+    def deadline(self, when: float) -> None:
+        when = _instant("deadline", when)
+        with _timer.lock:
+            self._budget = None
+            self._deadline = when
+            if self._entry is not None:
+                _timer.disarm(self._entry)
+                self._entry = None
+            if self._state is _ACTIVE and when != math.inf:
+                _timer.watch(self, when)
 
     @property
     def cancel_called(self) -> bool:
@@ -107,6 +142,10 @@ class CancelScope:
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """Cancel from any thread. True if this call did it; a scope that was left or is cancelled is not touched."""
+        # Who cancels his own block knows it, and goes on to his next cooperative point.
+        return self._cancel(reason, interrupt=get_ident() != self._thread)
+
+    def _cancel(self, reason: str, *, interrupt: bool) -> bool:
         with _timer.lock:
             if self._cancelled or self._state is _DONE:
                 return False
@@ -115,45 +154,137 @@ class CancelScope:
             callbacks = list(self._callbacks or ())
             if self._entry is not None:
                 _timer.disarm(self._entry)
+        if self._task is not None:
+            self._task.cancel()
         for registration in callbacks:
             registration.run()
+        if interrupt:
+            self._pursue()
         return True
 
     def __enter__(self) -> Self:
+        self._enter(_getframe(1))
+        return self
+
+    def _enter(self, frame: FrameType) -> None:
         if self._state is not _NEW:
             raise RuntimeError(f"{self!r} was entered before; a scope is single-use: make a new one")
+        self._frame = frame
+        self._entered_by = frame.f_lasti
+        self._thread = ident = get_ident()
         self._entered_at = now = _clock.monotonic()
+        parent = self._parent = _current.get()
         if self._budget is not None:
             self._deadline = now + self._budget
-        self._parent = _current.get()
-        self._reset: Token[CancelScope | None] = _current.set(self)
-        with _timer.lock:
-            self._state = _ACTIVE
-            if self._deadline != math.inf:
-                self._entry = _timer.arm(self._deadline, self._expire)
-        return self
+        self._reset = _current.set(self)
+        self._state = _ACTIVE
+        when = self._deadline
+        if when != math.inf:
+            _timer.incoming.append(self)  # this and the next line: _timer.watch, without the call
+            if when < _timer.wake_at or len(_timer.incoming) > _timer.INCOMING_LIMIT:
+                _timer.attend(when)
+        if (parent is not None and parent._thread != ident) or self._token is not None or self._cancelled:
+            self._listen(parent)
+        if frame.f_code.co_flags & _COROUTINE:
+            self._enter_task()
+
+    def _listen(self, parent: CancelScope | None) -> None:
+        """Hear of a token, and of scopes around that another thread entered: this one is to be interrupted too."""
+        self._listening = []
+        if self._token is not None:
+            token = self._token
+            self._listening.append(token.register(lambda: self.cancel(token.reason or "token")))
+        if self._cancelled:
+            self._pursue()
+        if parent is not None and parent._thread != self._thread:
+            inherited = Registration(self._pursue)
+            self._listening.append(inherited)
+            inherited.attach(parent)
+
+    def _enter_task(self) -> None:
+        from threadsafe_timeout._asyncio import TaskCancellation
+
+        self._task = TaskCancellation.of_current_task(self)
+        if self._cancelled and self._task is not None:
+            self._task.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        with _timer.lock:
-            self._state = _DONE
-            if self._entry is not None:
+        self._state = _DONE
+        self._frame = None
+        if self._entry is not None:
+            with _timer.lock:
                 _timer.disarm(self._entry)
-        _current.reset(self._reset)
+        try:
+            inside = _current.get()
+            if inside is not self:
+                self._misnested(inside)
+        finally:
+            _current.reset(self._reset)
+            del self._reset  # it holds the context
+            if self._listening is not None:
+                for registration in self._listening:
+                    registration.unregister()
         if not self._cancelled:
-            return False
-        return self._close(exc)
+            return self._leave_task(exc) if self._task is not None else False
+        if self._pursued:
+            from threadsafe_timeout import _interrupt
 
-    def _close(self, exc: BaseException | None) -> bool:
-        """Leave a cancelled scope: True swallows its own `Cancelled`."""
-        if isinstance(exc, Cancelled) and exc.scope is self:
-            self.cancelled_caught = True
+            _interrupt.dismiss(self)
+        return self._close(exc, self._is_own(exc))
+
+    def _is_own(self, exc: BaseException | None) -> bool:
+        if self._task is not None and self._leave_task(exc):
             return True
-        return False
+        return isinstance(exc, Cancelled) and exc.scope is self
+
+    def _leave_task(self, exc: BaseException | None) -> bool:
+        """Whether what leaves is the task's cancellation that this scope asked for."""
+        assert self._task is not None
+        task, self._task = self._task, None
+        return task.leave(exc)
+
+    def _misnested(self, inside: CancelScope | None) -> None:
+        raise RuntimeError(
+            f"{self!r} was left while {inside!r} is the innermost one here: scopes must be left in the reverse order "
+            "of being entered, in the same context (a generator that yields inside a scope is a usual cause)"
+        )
+
+    def __aenter__(self) -> Awaitable[Self]:
+        # Not `async def`: the frame that awaits is the one whose block this is.
+        self._enter(_getframe(1))
+        return _ready(self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return self.__exit__(kind, exc, traceback)
+
+    def _close(self, exc: BaseException | None, own: bool) -> bool:
+        """Leave a cancelled scope: True swallows what is its own."""
+        self.cancelled_caught = own
+        return own
+
+    def _arm(self) -> None:
+        # For _timer, under its lock. Moving a deadline may have put the scope into the list twice.
+        if self._state is _ACTIVE and self._entry is None and not self._cancelled and self._deadline != math.inf:
+            self._entry = _timer.push(self._deadline, self._expire)
 
     def _expire(self) -> None:
-        self.cancel("deadline")
+        if self._deadline > _clock.monotonic():
+            return  # moved while it was being taken off the heap; it is watched again
+        self._cancel("deadline", interrupt=True)
+
+    def _pursue(self) -> None:
+        """Have this scope's thread interrupted if it meets no cooperative point."""
+        if self._frame is None:
+            return
+        from threadsafe_timeout import _interrupt
+
+        if _interrupt.support().mechanism is not None:
+            self._pursued = True
+            _interrupt.pursue(self)
 
     def __repr__(self) -> str:
         state = ("new", "active", "left")[self._state]
@@ -161,13 +292,11 @@ class CancelScope:
             state += f", cancelled: {self._reason}"
         name = f" {self.name!r}" if self.name else ""
         left = "" if self._deadline == math.inf else f", {self._deadline - _clock.monotonic():.3f} s left"
-        return f"<{type(self).__name__}{name} {state}{left}>"
+        return f"<{type(self).__name__.lstrip('_')}{name} {state}{left}>"
 
 
 class _FailScope(CancelScope):
     """A scope that raises `DeadlineExceeded` at its edge once its cancellation was delivered."""
-
-    __slots__ = ()
 
     if TYPE_CHECKING:  # it never swallows: `with deadline(5): return x` is known to return
 
@@ -175,40 +304,34 @@ class _FailScope(CancelScope):
             self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
         ) -> Literal[False]: ...
 
-    def _close(self, exc: BaseException | None) -> bool:
-        own = isinstance(exc, Cancelled) and exc.scope is self
+    def _close(self, exc: BaseException | None, own: bool) -> bool:
         # A body that swallowed the cancellation (a bare `except:`) and returned has not beaten the deadline. One that
         # never met it finished its work, late: what it did stands.
         if own or (exc is None and self._delivered):
             self.cancelled_caught = True
             elapsed = _clock.monotonic() - self._entered_at
-            raise DeadlineExceeded(self.name, self._budget, elapsed, self._reason) from exc
+            raise _located(DeadlineExceeded(self.name, self._budget, elapsed, self._reason), exc) from exc
         return False
 
-    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Run every call of `function` under a fresh scope like this one."""
-        budget, name = self._budget, self.name or getattr(function, "__qualname__", None)
+    def __call__(self, function: F) -> F:
+        """Run every call of `function`, a `def` or an `async def`, under a fresh scope like this one."""
+        from threadsafe_timeout._decorate import decorate
 
-        @functools.wraps(function)
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-            with _relative(_FailScope, budget, name):
-                return function(*args, **kwargs)
-
-        return wrapper
+        if self._state is not _NEW:
+            raise RuntimeError(f"{self!r} was entered before; a scope is single-use: make a new one")
+        return decorate(function, self, lambda name: _copy(self, name))
 
 
 class _Shield(CancelScope):
     """Keeps what is outside from cancelling the block, for a bounded time."""
 
-    __slots__ = ("_grace",)
-    _grace: float
+    _grace = 0.0
 
-    def __enter__(self) -> Self:
+    def _enter(self, frame: FrameType) -> None:
         self._shield_until = _clock.monotonic() + self._grace
-        super().__enter__()
+        super()._enter(frame)
         with _timer.lock:
             self._entry = _timer.arm(self._shield_until, self._lower)
-        return self
 
     def _lower(self) -> None:
         """Let what is outside through: those who wait inside now hear of it, at once if it has happened already."""
@@ -218,55 +341,24 @@ class _Shield(CancelScope):
             registration.attach(self._parent)
 
 
-class Registration:
-    """A callback that runs when one of some scopes is cancelled."""
+async def _ready(scope: Any) -> Any:
+    return scope
 
-    __slots__ = ("_callback", "_lock", "_scopes")
 
-    def __init__(self, callback: Callable[[], object]) -> None:
-        self._callback: Callable[[], object] | None = callback  # guarded by _lock
-        # Held while the callback runs, so that unregister() waits for it: what the callback wakes (a socket, say) may
-        # be used again by someone else as soon as unregister() returns. Re-entrant: a callback may unregister itself.
-        self._lock = threading.RLock()
-        self._scopes: list[CancelScope] = []  # guarded by _timer.lock
-
-    def attach(self, scope: CancelScope | None) -> None:
-        """Listen to `scope` and to all around it, up to a shield that is up; run at once if one is cancelled."""
-        cancelled = False
-        with _timer.lock:
-            now = _clock.monotonic()
-            while scope is not None:
-                if scope._cancelled:
-                    cancelled = True
-                    break
-                if scope._state is not _DONE:
-                    if scope._callbacks is None:
-                        scope._callbacks = {}
-                    scope._callbacks[self] = None
-                    self._scopes.append(scope)
-                if scope._shield_until > now:
-                    break
-                scope = scope._parent
-        if cancelled:
-            self.run()
-
-    def run(self) -> None:
-        with self._lock:
-            if self._callback is not None:
-                try:
-                    self._callback()
-                except Exception:
-                    _logger.exception("threadsafe-timeout: waking a cancelled call failed; it ends at its own timeout")
-
-    def unregister(self) -> None:
-        """Forget the callback. Once this returns it is not running and will not run."""
-        with _timer.lock:
-            for scope in self._scopes:
-                if scope._callbacks is not None:
-                    scope._callbacks.pop(self, None)
-            self._scopes.clear()
-        with self._lock:
-            self._callback = None
+def _located(error: DeadlineExceeded, exc: BaseException | None) -> DeadlineExceeded:
+    """Say where the thread was: the innermost frame of `exc` that is not this library's."""
+    where = None
+    traceback = exc.__traceback__ if exc is not None else None
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        if not module.startswith("threadsafe_timeout.") or module.startswith("threadsafe_timeout.testing"):
+            where = code.co_filename, traceback.tb_lineno, code.co_qualname
+        traceback = traceback.tb_next
+    if where is not None:
+        error.where = where
+        error.add_note("the thread was at {}:{}, in {}".format(*where))
+    return error
 
 
 def on_cancel(callback: Callable[[], object]) -> Registration:
@@ -299,6 +391,22 @@ def cancelled_scope() -> CancelScope | None:
     return found
 
 
+def cancel_pending() -> bool:
+    """Whether a scope around is cancelled. Only reads: to be used by who holds a lock that a callback may want, where
+    `cancelled_scope()`, which may expire a scope and so run callbacks, could deadlock."""
+    scope = _current.get()
+    if scope is None:
+        return False
+    now = _clock.monotonic()
+    while scope is not None:
+        if scope._cancelled:
+            return True
+        if scope._shield_until > now:
+            return False
+        scope = scope._parent
+    return False
+
+
 def raise_if_cancelled() -> None:
     """Raise `Cancelled` if a scope around is cancelled: what every cooperative point does."""
     scope = cancelled_scope()
@@ -312,31 +420,21 @@ check_cancelled = raise_if_cancelled
 
 def current_deadline() -> float:
     """The earliest deadline around, in monotonic seconds; `inf` if there is none, `-inf` if already cancelled."""
-    scope = _current.get()
+    return _earliest(_current.get())
+
+
+def _earliest(scope: CancelScope | None) -> float:
     earliest = math.inf
-    now = None
     while scope is not None:
         if scope._cancelled:
             return -math.inf
         if scope._state is not _DONE and scope._deadline < earliest:
             earliest = scope._deadline
-        if scope._shield_until > -math.inf:
-            now = _clock.monotonic() if now is None else now
-            if scope._shield_until > now:
-                # What is outside comes through when the shield is lowered, not before.
-                return min(earliest, max(scope._shield_until, _outside(scope)))
+        if scope._shield_until > -math.inf and scope._shield_until > _clock.monotonic():
+            # What is outside comes through when the shield is lowered, not before.
+            return min(earliest, max(scope._shield_until, _earliest(scope._parent)))
         scope = scope._parent
     return earliest
-
-
-def _outside(scope: CancelScope) -> float:
-    if scope._parent is None:
-        return math.inf
-    token = _current.set(scope._parent)
-    try:
-        return current_deadline()
-    finally:
-        _current.reset(token)
 
 
 def time_remaining() -> float:
@@ -347,7 +445,7 @@ def time_remaining() -> float:
 
 def sleep(seconds: float) -> None:
     """Sleep for `seconds`; a cooperative point that a cancelled scope ends at once."""
-    _seconds("seconds", seconds)
+    check_seconds("seconds", seconds)
     raise_if_cancelled()
     woken = threading.Lock()
     woken.acquire()
@@ -362,14 +460,15 @@ def sleep(seconds: float) -> None:
 def deadline(seconds: float | None, *, name: str | None = None) -> _FailScope:
     """Give the block `seconds` (None: no limit); past that `DeadlineExceeded` is raised at the block's edge.
 
-    Also a decorator. `DeadlineExceeded` is a `TimeoutError`. Raises ValueError for a negative number or NaN.
+    Also a decorator, for `def` and `async def`; in a coroutine both `with` and `async with` cancel the task's awaits.
+    `DeadlineExceeded` is a `TimeoutError`. Raises ValueError for a negative number or NaN.
     """
-    return _relative(_FailScope, _budget(seconds), name)
+    return _relative(_FailScope, seconds, name)
 
 
 def move_on_after(seconds: float | None, *, name: str | None = None) -> CancelScope:
     """Give the block `seconds` (None: no limit), then go on after it; `scope.cancelled_caught` tells."""
-    return _relative(CancelScope, _budget(seconds), name)
+    return _relative(CancelScope, seconds, name)
 
 
 def fail_at(when: float, *, name: str | None = None) -> _FailScope:
@@ -385,24 +484,37 @@ def move_on_at(when: float, *, name: str | None = None) -> CancelScope:
 def shield(grace: float, *, name: str | None = None) -> CancelScope:
     """For `grace` seconds, keep the scopes outside from cancelling the block: for clean-up that must finish."""
     scope = _Shield(name=name)
-    scope._grace = _seconds("grace", grace)
+    scope._grace = check_seconds("grace", grace)
     return scope
 
 
 _S = TypeVar("_S", bound=CancelScope)
 
 
-def _relative(kind: type[_S], budget: float | None, name: str | None) -> _S:
-    scope = kind(name=name)
-    scope._budget = budget
+def _relative(kind: type[_S], seconds: float | None, name: str | None) -> _S:
+    scope = kind.__new__(kind)  # __init__ has nothing to do for it
+    if seconds is not None:
+        scope._budget = check_seconds("seconds", seconds)
+    if name is not None:
+        scope.name = name
     return scope
 
 
-def _budget(seconds: float | None) -> float | None:
-    return None if seconds is None else _seconds("seconds", seconds)
+def _copy(scope: _FailScope, name: str | None) -> _FailScope:
+    """A fresh scope with the same limits."""
+    fresh = _FailScope.__new__(_FailScope)
+    fresh.name = name
+    fresh._budget, fresh._deadline = scope._budget, scope._deadline
+    return fresh
 
 
-def _seconds(parameter: str, value: float) -> float:
+def _instant(parameter: str, when: float) -> float:
+    if math.isnan(when):
+        raise ValueError(f"{parameter} must be a number of monotonic seconds, not NaN")
+    return when
+
+
+def check_seconds(parameter: str, value: float) -> float:
     """Check a duration once: a number that is not negative and not NaN."""
     try:
         number = float(value)
@@ -411,4 +523,3 @@ def _seconds(parameter: str, value: float) -> float:
     if not number >= 0:
         raise ValueError(f"{parameter} must be a number of seconds >= 0, got {value!r}")
     return number
-

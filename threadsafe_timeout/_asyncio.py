@@ -1,0 +1,84 @@
+"""A scope in a coroutine: what it cancels is the asyncio task.
+
+`asyncio.timeout` already knows when a task's cancellation is its own and when it came from elsewhere, so it is what a
+scope enters, without a deadline; the scope's own timer, `cancel()` and tokens expire it. A shield around the awaiting
+code postpones that until it is lowered or left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from threadsafe_timeout import _clock
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._scope import CancelScope
+
+__all__ = ["TaskCancellation"]
+
+
+class TaskCancellation:
+    """The cancellation of one task on behalf of one scope."""
+
+    @classmethod
+    def of_current_task(cls, scope: CancelScope) -> TaskCancellation | None:
+        """For the task that runs; None if there is none (another event loop, a coroutine driven by hand)."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        return None if asyncio.current_task(loop) is None else cls(scope, loop)
+
+    def __init__(self, scope: CancelScope, loop: asyncio.AbstractEventLoop) -> None:
+        self._scope = scope
+        self._loop = loop
+        # These, and the timeout, are touched in the loop's thread only.
+        self._done = False
+        self._shields: list[CancelScope] = []
+        self._timeout = asyncio.timeout(None)
+        self._run(self._timeout.__aenter__())
+        parent = scope._parent
+        while parent is not None and scope._shield_until > 0:
+            if parent._task is not None and parent._task._loop is loop:
+                parent._task._shields.append(scope)
+            parent = parent._parent
+
+    def cancel(self) -> None:
+        """Cancel the task's awaits. From any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._expire)
+        except RuntimeError:
+            pass  # the loop was closed, and the task with it
+
+    def _expire(self) -> None:
+        if self._done:
+            return
+        now = _clock.monotonic()
+        up = [shield._shield_until for shield in self._shields if shield._frame is not None]
+        if any(until > now for until in up):
+            self._loop.call_later(max(up) - now, self._expire)  # lowered; or left sooner: see leave
+            return
+        self._done = True
+        self._timeout.reschedule(self._loop.time())
+
+    def leave(self, exc: BaseException | None) -> bool:
+        """Leave the block; True if `exc` is the cancellation asked for here."""
+        self._done = True
+        parent = self._scope._parent
+        while parent is not None and self._scope._shield_until > 0:
+            if parent._task is not None and parent._cancelled:
+                self._loop.call_soon(parent._task._expire)
+            parent = parent._parent
+        return self._run(self._timeout.__aexit__(type(exc) if exc is not None else None, exc, None))
+
+    @staticmethod
+    def _run(step: object) -> bool:
+        """Run a coroutine of asyncio.timeout's, none of which awaits; True if it raised TimeoutError."""
+        try:
+            step.send(None)  # type: ignore[attr-defined]  # a coroutine
+        except StopIteration:
+            return False
+        except TimeoutError:
+            return True
+        raise RuntimeError("asyncio.timeout waits on entry or exit: this version of Python is not supported")

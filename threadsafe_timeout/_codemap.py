@@ -1,0 +1,255 @@
+"""Where in a function's bytecode an exception can appear without skipping a clean-up that is due.
+
+The interpreter finds the handler of an exception in the code object's exception table, by the offset of the
+instruction that raised. That table has holes: between a `with` body and the call of `__exit__`, in the normal copy
+of a `finally` body, at the `try:` line itself, and, on 3.12 and 3.13, at instructions the compiler forgot (the
+`JUMP_BACKWARD` of `while cond(): pass`). An exception that appears in a hole leaves a lock held or a `finally` not
+run. `CodeMap.verdict` says for every instruction whether it is one.
+
+What is computed, once per code object:
+
+- *pending*: which `with` blocks have been entered and not yet left when an instruction is about to run, by following
+  the control flow. The instruction is a hole unless every one of them has its handler in the instruction's chain.
+- *final*: the source positions of `finally` bodies. The compiler emits each twice, for the normal and for the
+  exceptional path; only the second is marked in the table, and its positions give away the first.
+- *before_try*: the `try:` line that follows `lock.acquire()`; there the lock is held and the handler not yet in force.
+"""
+
+from __future__ import annotations
+
+import opcode
+from collections.abc import Iterator
+from enum import IntEnum
+from types import CodeType
+
+__all__ = ["CodeMap", "Verdict", "code_map"]
+
+_NAMES = opcode.opname
+_CACHES: dict[int, int] = (
+    # A list by opcode on 3.11 and 3.12, a dict by name on 3.13; the number of cache units after an instruction.
+    {op: opcode._inline_cache_entries.get(_NAMES[op], 0) for op in range(256)}  # type: ignore[attr-defined]  # private
+    if isinstance(opcode._inline_cache_entries, dict)  # type: ignore[attr-defined]  # private
+    else dict(enumerate(opcode._inline_cache_entries))  # type: ignore[attr-defined]  # private
+)
+_RELATIVE = frozenset(opcode.hasjrel)
+_NO_FALL_THROUGH = frozenset({
+    "RETURN_VALUE", "RETURN_CONST", "RERAISE", "RAISE_VARARGS", "JUMP_FORWARD", "JUMP_BACKWARD",
+    "JUMP_BACKWARD_NO_INTERRUPT",
+})  # fmt: skip
+_ENTERS = frozenset({"BEFORE_WITH", "BEFORE_ASYNC_WITH"})
+# Instructions that call Python functions whose exceptions they pass on. Any other one (STORE_FAST, POP_TOP, …) that
+# has a callee runs a finaliser or a weak reference's callback, whose exceptions are printed and dropped.
+_CALLING = frozenset({
+    "BINARY_OP", "BINARY_SLICE", "BINARY_SUBSCR", "CALL", "CALL_FUNCTION_EX", "CALL_INTRINSIC_1", "CALL_INTRINSIC_2",
+    "CALL_KW", "COMPARE_OP", "CONTAINS_OP", "CONVERT_VALUE", "DICT_MERGE", "DICT_UPDATE", "FORMAT_SIMPLE",
+    "FORMAT_VALUE", "FORMAT_WITH_SPEC", "FOR_ITER", "GET_ITER", "JUMP_IF_FALSE_OR_POP", "JUMP_IF_TRUE_OR_POP",
+    "LIST_EXTEND", "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "POP_JUMP_BACKWARD_IF_FALSE",
+    "POP_JUMP_BACKWARD_IF_TRUE", "POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_IF_FALSE",
+    "POP_JUMP_IF_TRUE", "PRECALL", "SEND", "SET_UPDATE", "STORE_ATTR", "STORE_SLICE", "STORE_SUBSCR", "TO_BOOL",
+    "UNARY_INVERT", "UNARY_NEGATIVE", "UNARY_NOT", "UNPACK_EX", "UNPACK_SEQUENCE",
+})  # fmt: skip
+_ASYNC_FLAGS = 0x80 | 0x100 | 0x200  # a coroutine, a generator-based one, an asynchronous generator
+_CACHE_SIZE = 2048
+
+
+class Verdict(IntEnum):
+    """Whether an exception may appear at an instruction."""
+
+    NEVER = 0
+    IN_HANDLER = 1  # inside an `except` body: it may be a roll-back, so only when there is no other way
+    CLEAN = 2
+
+
+class CodeMap:
+    """The verdict for each instruction of one code object."""
+
+    def __init__(self, code: CodeType) -> None:
+        self.asynchronous = bool(code.co_flags & _ASYNC_FLAGS)
+        self._names: dict[int, str] = {}
+        self._arguments: dict[int, int] = {}
+        self._next: dict[int, int] = {}
+        self._jumps: dict[int, int] = {}
+        self._start: list[int] = []  # by code unit: the offset of the instruction it belongs to
+        self._decode(code.co_code)
+        self._handlers: list[int | None] = [None] * len(self._start)  # by code unit: the innermost handler
+        for start, end, target in _exception_table(code):
+            self._handlers[start // 2 : end // 2] = [target] * ((end - start) // 2)
+        self._chains: dict[int, tuple[int, ...]] = {}
+        self._with_handlers = {
+            offset: self._handlers[self._next[offset] // 2] for offset, name in self._names.items() if name in _ENTERS
+        }
+        # Where every round of a loop passes by, and where a function starts. (Not where an await goes round.)
+        self.heads = frozenset(
+            target
+            for source, target in self._jumps.items()
+            if target <= source and "NO_INTERRUPT" not in self._names[source]
+        )
+        self._pending = self._follow()
+        self._guards: dict[int, int] = {}  # by handler of an except or finally: the clean-up that guards its body
+        self._excepts, self._finals = self._clean_ups()
+        positions = list(code.co_positions())
+        in_final = {offset for offset in self._names if self._inside(offset, self._finals)}
+        final_positions = {positions[offset // 2] for offset in in_final if positions[offset // 2][0] is not None}
+        self._final = in_final | {offset for offset in self._names if positions[offset // 2] in final_positions}
+        lines = {line for line, *_ in positions} - {None}
+        # No LINE events come from a loop that stays on its line, nor, on 3.13, from a function that is one line.
+        self.needs_instructions = len(lines) == 1 or self._has_one_line_loop(positions)
+        if len(lines) == 1:
+            self.heads |= {self._next[offset] for offset, name in self._names.items() if name == "RESUME"}
+
+    def _decode(self, bytecode: bytes) -> None:
+        offset = extended = 0
+        while offset < len(bytecode):
+            op = bytecode[offset]
+            argument = bytecode[offset + 1] | extended
+            extended = argument << 8 if op == opcode.EXTENDED_ARG else 0
+            following = offset + 2 + 2 * _CACHES.get(op, 0)
+            name = _NAMES[op]
+            self._names[offset], self._arguments[offset], self._next[offset] = name, argument, following
+            self._start.extend([offset] * ((following - offset) // 2))
+            if op in _RELATIVE:
+                self._jumps[offset] = following + (-2 if "BACKWARD" in name else 2) * argument
+            offset = following
+
+    def chain(self, offset: int) -> tuple[int, ...]:
+        """The handlers an exception at `offset` would meet, innermost first."""
+        offset = self._start[offset // 2]
+        chain = self._chains.get(offset)
+        if chain is None:
+            found: list[int] = []
+            handler = self._handlers[offset // 2]
+            while handler is not None and handler not in found:
+                found.append(handler)
+                handler = self._handlers[handler // 2]
+            chain = self._chains[offset] = tuple(found)
+        return chain
+
+    def covered_by(self, offset: int, enter: int) -> bool:
+        """Whether the `with` block that was entered at `enter` would see an exception at `offset`."""
+        handler = self._with_handlers.get(enter)
+        return handler is not None and handler in self.chain(offset)
+
+    def _follow(self) -> dict[int, tuple[int, ...]]:
+        """For each reachable instruction the `with` blocks that are entered and not left when it is about to run."""
+        pending: dict[int, tuple[int, ...]] = {}
+        work: list[tuple[int, tuple[int, ...]]] = [(0, ())]
+        while work:
+            offset, state = work.pop()
+            known = pending.get(offset)
+            # A handler is reached from many places, the holes of inner blocks among them: the shortest state is its.
+            if offset not in self._names or (known is not None and len(known) <= len(state)):
+                continue
+            pending[offset] = state
+            handler = self._handlers[offset // 2]
+            if handler is not None:
+                work.append((handler, state))
+            after = self._after(offset, state)
+            if offset in self._jumps:
+                work.append((self._jumps[offset], after))
+            if self._names[offset] not in _NO_FALL_THROUGH:
+                work.append((self._next[offset], after))
+        return pending
+
+    def _after(self, offset: int, state: tuple[int, ...]) -> tuple[int, ...]:
+        name = self._names[offset]
+        if name in _ENTERS:
+            return (*state, offset)
+        if state and (
+            name == "WITH_EXCEPT_START"
+            # The call of __exit__(None, None, None) is the only one outside its own block's handler.
+            or (name == "CALL" and self._arguments[offset] == 2 and not self.covered_by(offset, state[-1]))
+        ):
+            return state[:-1]
+        return state
+
+    def _clean_ups(self) -> tuple[frozenset[int], frozenset[int]]:
+        """The clean-ups that guard the handlers themselves: of `except` bodies, and of `finally` bodies."""
+        excepts: set[int] = set()
+        finals: set[int] = set()
+        for handler in {handler for handler in self._handlers if handler is not None}:
+            guard = self._handlers[handler // 2]
+            if self._names[handler] != "PUSH_EXC_INFO" or guard is None:
+                continue
+            first = self._names[self._next[handler]]
+            if first == "WITH_EXCEPT_START":
+                continue
+            matches = first == "POP_TOP" or any(  # a bare `except:` starts with POP_TOP
+                name in ("CHECK_EXC_MATCH", "CHECK_EG_MATCH") and self._handlers[offset // 2] == guard
+                for offset, name in self._names.items()
+            )
+            (excepts if matches else finals).add(guard)
+            self._guards[handler] = guard
+        return frozenset(excepts), frozenset(finals)
+
+    def _inside(self, offset: int, guards: frozenset[int]) -> bool:
+        """Whether `offset` lies in a body guarded by one of `guards`; not in the `try` body whose handler it guards."""
+        before = None
+        for handler in self.chain(offset):
+            if handler in guards and (before is None or self._guards.get(before) != handler):
+                return True
+            before = handler
+        return False
+
+    def _has_one_line_loop(self, positions: list[tuple[int | None, int | None, int | None, int | None]]) -> bool:
+        """Whether some loop stays on one line."""
+        for source, target in self._jumps.items():
+            if target <= source:
+                lines = {positions[offset // 2][0] for offset in self._names if target <= offset <= source}
+                if len(lines - {None}) <= 1:
+                    return True
+        return False
+
+    def _before_try(self, offset: int) -> bool:
+        """Whether this is the `try:` line, whose handler is not in force yet. (At the head of a loop nothing can have
+        been acquired just before it.)"""
+        if self._names[offset] != "NOP" or offset in self.heads:
+            return False
+        following = offset
+        while self._names.get(following) == "NOP":
+            following = self._next[following]
+        return following in self._names and not set(self.chain(following)) <= set(self.chain(offset))
+
+    def verdict(self, offset: int, *, calling: bool) -> Verdict:
+        """Whether an exception may appear at `offset`: the next instruction to run or, if `calling`, one in a call."""
+        offset = self._start[offset // 2]
+        pending = self._pending.get(offset)
+        if pending is None or offset in self._final:
+            return Verdict.NEVER
+        chain = self.chain(offset)
+        if any(self._with_handlers[enter] not in chain for enter in pending):
+            return Verdict.NEVER
+        if self._names[offset] not in _CALLING if calling else self._before_try(offset):
+            return Verdict.NEVER
+        return Verdict.IN_HANDLER if self._inside(offset, self._excepts) else Verdict.CLEAN
+
+
+def _exception_table(code: CodeType) -> Iterator[tuple[int, int, int]]:
+    """(start, end, target) of each range, in bytes: 6 bits a byte, bit 6 for "more", in units of two bytes."""
+    stream = iter(code.co_exceptiontable)
+
+    def number(byte: int) -> int:
+        value = byte & 63
+        while byte & 64:
+            byte = next(stream)
+            value = value << 6 | byte & 63
+        return value
+
+    for byte in stream:
+        start, length, target = number(byte), number(next(stream)), number(next(stream))
+        number(next(stream))  # the stack depth
+        yield 2 * start, 2 * (start + length), 2 * target
+
+
+# By identity, because code objects compare by value, slowly. The map's owner keeps the code object alive, and with it
+# its id. Written by whoever asks; a dict's single operations are atomic, and computing a map twice does no harm.
+_maps: dict[int, tuple[CodeType, CodeMap]] = {}
+
+
+def code_map(code: CodeType) -> CodeMap:
+    """The map of `code`, computed once (about a microsecond per instruction)."""
+    found = _maps.get(id(code))
+    if found is None:
+        if len(_maps) >= _CACHE_SIZE:
+            _maps.clear()
+        found = _maps[id(code)] = (code, CodeMap(code))
+    return found[1]

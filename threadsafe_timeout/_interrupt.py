@@ -1,0 +1,275 @@
+"""Raising `Cancelled` in a thread that is busy with Python code: the third rung.
+
+Guarantees:
+
+- The exception appears only inside the `with` block of the scope that owns it (or of the thread's own outermost scope
+  inside that one), at the start of a line or the head of a loop, where `CodeMap` finds every clean-up in force: no
+  `with` is skipped, every `finally` runs once, a lock taken just before `try:` is not lost.
+- Never in `__enter__`, `__exit__`, a finaliser, a coroutine, a `finally` body, under a shield, outside the scope's
+  own context, nor while a module that keeps locks of its own (`PROTECTED`) is anywhere on the stack above
+  the scope.
+- Politely first: once. After `grace` more seconds insistently: at every such line, in `except` bodies too.
+- It is raised *by the target thread itself*, from a hook that runs between two of its instructions, so nothing is
+  ever in flight when a scope is left. `PyThreadState_SetAsyncExc` has no such moment and is not used.
+- A thread that is inside a C call is not reached before the call returns.
+
+The hook is `sys.monitoring` (3.12, 3.13: local LINE events on the functions on the target's stack, switched on for a
+few milliseconds at a time) or the thread's trace hook (3.11). Both are started by the timer thread.
+
+On interpreters where this has not been proven (other versions, free-threaded builds, other implementations)
+`support().mechanism` is None: cooperative points and the other rungs still work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from threading import get_ident
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from threadsafe_timeout import _clock, _scope, _timer
+from threadsafe_timeout._codemap import Verdict, code_map
+from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._transparent import is_protected
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._scope import CancelScope
+
+__all__ = ["Support", "configure", "dismiss", "insisting", "on_line", "pursue", "support"]
+
+_SHORTEST, _LONGEST = 0.002, 0.25  # seconds between looks: often at first, then ever more rarely
+# Seconds without an event and without a move after which a thread counts as blocked in C, and is left alone for a
+# while: other threads that run the same functions pay while the hook is on.
+_WINDOW, _SHORTEST_REST, _LONGEST_REST = 0.02, 0.02, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Whether this interpreter can interrupt running Python code: by which mechanism, or why not."""
+
+    mechanism: str | None
+    detail: str
+
+
+class Mechanism(Protocol):
+    """How the hook gets into a thread."""
+
+    def arm(self, stacks: dict[int, FrameType]) -> None:
+        """Have `on_line` called in exactly these threads (by ident, with their top frames); none: switch all off."""
+
+
+def support() -> Support:
+    """What this interpreter can do, and why not if it cannot."""
+    version = sys.version_info[:2]
+    if sys.implementation.name != "cpython":
+        return Support(None, f"{sys.implementation.name} is not CPython")
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return Support(None, "without the GIL another thread's frames cannot be looked at safely")
+    if version == (3, 11):
+        return Support("trace", "the thread's own trace hook, set through the C API")
+    if version in ((3, 12), (3, 13)):
+        return Support("monitoring", "sys.monitoring LINE events, local to the functions on the thread's stack")
+    return Support(None, f"not proven on CPython {version[0]}.{version[1]}")
+
+
+class Target:
+    """A thread that owes a `Cancelled`. Its methods are called by the timer thread."""
+
+    __slots__ = ("_at", "_began", "_rest", "_until", "ident", "insist_at", "raised", "resting", "scopes", "seen")
+
+    def __init__(self, ident: int, now: float) -> None:
+        self.ident = ident
+        self.scopes: list[CancelScope] = []  # guarded by _timer.lock
+        self.insist_at = now + _grace
+        self.raised = False  # set by the target itself
+        self.seen = False  # the hook ran in the target since the last look
+        self.resting = False
+        self._at: tuple[int, int] | None = None
+        self._began = now  # of the present phase
+        self._until = now + _WINDOW  # the end of the present window, or rest
+        self._rest = _SHORTEST_REST
+
+    def wants(self, frame: FrameType, now: float) -> bool:
+        """Whether the hook should be on now."""
+        if self.raised and now < self.insist_at:
+            self._began, self._until = self.insist_at, self.insist_at + _WINDOW
+            return False
+        at = id(frame), frame.f_lasti
+        first, moved, self._at = self._at is None, self.seen or at != self._at, at
+        self.seen = False
+        if first and is_protected(frame):
+            return False  # it waits in a call that raises by itself, most likely at this moment
+        if moved:
+            if self.resting:
+                self._began, self.resting = now, False
+            self._until, self._rest = now + _WINDOW, _SHORTEST_REST
+        elif now >= self._until:
+            # Even a thread that seems not to move may be in a tight loop: it gets another window after each rest.
+            self.resting = not self.resting
+            self._until = now + (self._rest if self.resting else _WINDOW)
+            self._rest = min(2 * self._rest, _LONGEST_REST)
+        return not self.resting
+
+    def next_look(self, now: float) -> float:
+        if self.raised and now < self.insist_at:
+            return self.insist_at
+        if self.resting:
+            return self._until
+        return now + min(max(_SHORTEST, (now - self._began) / 8), _LONGEST)
+
+
+_targets: dict[int, Target] = {}  # by thread ident; written under _timer.lock, read by the hook without
+_mechanism: Mechanism | None = None  # guarded by _timer.lock
+_look_at = float("inf")  # when the next look is due; guarded by _timer.lock
+_looking = False  # guarded by _timer.lock
+_grace = 2.0
+
+
+def configure(*, grace: float) -> None:
+    """Set how many seconds after the cancellation interrupting becomes insistent."""
+    global _grace
+    _grace = grace
+
+
+def pursue(scope: CancelScope) -> None:
+    """Start interrupting the thread that is inside `scope`, which has just been cancelled."""
+    global _mechanism
+    if _mechanism is None:
+        _mechanism = _make_mechanism()
+    now = _clock.monotonic()
+    with _timer.lock:
+        ident = scope._thread
+        target = _targets.get(ident)
+        if target is None:
+            target = _targets[ident] = Target(ident, now)
+        target.scopes.append(scope)
+        target.raised = False  # an outer scope may be cancelled while the inner one's exception is on its way
+        _schedule(now)
+
+
+def dismiss(scope: CancelScope) -> None:
+    """`scope` was left: nothing is owed for it any more."""
+    with _timer.lock:
+        target = _targets.get(scope._thread)
+        if target is not None and scope in target.scopes:
+            target.scopes.remove(scope)
+            if not target.scopes:
+                del _targets[scope._thread]
+                _schedule(_clock.monotonic())  # to switch the hook off
+
+
+def _schedule(when: float) -> None:
+    """Have `_look` run at `when`, unless it will earlier anyway. The caller holds _timer.lock."""
+    global _look_at
+    if when < _look_at:
+        _look_at = when
+        _timer.arm(when, _look)
+
+
+def _look() -> None:
+    """Look where the targets are and put the hook into those that run. In the timer thread."""
+    global _look_at
+    now = _clock.monotonic()
+    with _timer.lock:
+        if now < _look_at:
+            return  # an earlier look was scheduled after this one
+        _look_at = float("inf")
+        targets = list(_targets.values())
+    if _mechanism is None:
+        return
+    stacks = {}
+    frames = sys._current_frames() if targets else {}
+    for target in targets:
+        frame = frames.get(target.ident)
+        if frame is not None and target.wants(frame, now):
+            stacks[target.ident] = frame
+    _mechanism.arm(stacks)
+    del frames, stacks  # a frame kept here would keep its thread's objects alive
+    with _timer.lock:
+        for target in targets:
+            if target.ident in _targets:
+                _schedule(target.next_look(now))
+
+
+def insisting() -> bool:
+    """Whether this thread is one that is being interrupted insistently."""
+    target = _targets.get(get_ident())
+    return target is not None and _clock.monotonic() >= target.insist_at
+
+
+def on_line(frame: FrameType, offset: int) -> None:
+    """The hook: in the target thread, before the instruction at `offset` of its innermost frame. May raise."""
+    target = _targets.get(get_ident())
+    if target is None:
+        return
+    target.seen = True
+    insist = _clock.monotonic() >= target.insist_at
+    if target.raised and not insist:
+        return
+    owed = _owed(target.ident)
+    if owed is None:
+        return
+    scope, anchor = owed
+    if _may_raise(frame, offset, anchor, insist):
+        target.raised = True
+        scope._delivered = True
+        raise Cancelled._of(scope)
+
+
+def _owed(ident: int) -> tuple[CancelScope, CancelScope] | None:
+    """The scope whose `Cancelled` is due in the current context, and the thread's scope it can be raised in."""
+    scope, now = _scope._current.get(), _clock.monotonic()
+    anchor, found = None, None
+    while scope is not None:
+        if scope._thread == ident and scope._frame is not None:
+            anchor = scope
+        if scope._cancelled and anchor is not None:
+            found = scope, anchor
+        if scope._shield_until > now:
+            break
+        scope = scope._parent
+    return found
+
+
+def _may_raise(frame: FrameType | None, offset: int, anchor: CancelScope, insist: bool) -> bool:
+    """Whether an exception at `offset` of `frame` reaches `anchor`'s `with` block and skips nothing on its way."""
+    least = Verdict.IN_HANDLER if insist else Verdict.CLEAN
+    calling = False
+    while frame is not None:
+        mapped = code_map(frame.f_code)
+        if mapped.verdict(offset, calling=calling) < least:
+            return False
+        if frame is anchor._frame:
+            return mapped.covered_by(offset, anchor._entered_by)
+        if mapped.asynchronous or is_protected(frame):
+            return False
+        frame, calling = frame.f_back, True
+        if frame is not None:
+            offset = frame.f_lasti
+    return False
+
+
+def _make_mechanism() -> Mechanism:
+    name = support().mechanism
+    if name == "monitoring":
+        from threadsafe_timeout._interrupt_monitoring import Monitoring
+
+        return Monitoring(on_line)
+    from threadsafe_timeout._interrupt_trace import Tracing
+
+    return Tracing(on_line)
+
+
+def _after_fork_in_child() -> None:
+    """The threads that were to be interrupted did not come along."""
+    global _look_at
+    _targets.clear()
+    _look_at = float("inf")
+    if _mechanism is not None:
+        _mechanism.arm({})
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,50 @@
+"""Through which frames an interrupt may pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any, TypeVar
+
+__all__ = ["PROTECTED", "is_protected", "transparent"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Packages whose functions hold locks, queues or half-made state between two lines. (urllib3, httpcore and the like
+# wait in patched calls, which raise by themselves.)
+PROTECTED = frozenset({
+    "_frozen_importlib", "asyncio", "concurrent", "contextlib", "filelock", "h11", "httpcore", "httpcore2", "importlib",
+    "logging", "multiprocessing", "queue", "subprocess", "threading", "threadsafe_timeout",
+    "threadsafe_timeout_patches", "urllib3", "weakref",
+})  # fmt: skip
+# Functions that are critical by convention, whoever wrote them. Finalisers' exceptions would be printed and dropped.
+_CRITICAL_NAMES = frozenset({
+    "__aenter__", "__aexit__", "__del__", "__enter__", "__exit__", "acquire", "acquire_lock", "release", "release_lock",
+})  # fmt: skip
+
+_transparent: set[CodeType] = set()  # grows at import and at decoration only
+
+
+def transparent(function: F) -> F:
+    """Mark a wrapper of ours that calls user code: the interrupt may pass through its frame.
+
+    Only for functions whose state is safe at that call: behind a `with` or a `try`, or with none at all.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        raise TypeError(f"transparent() needs a Python function, got {function!r}")
+    _transparent.add(code)
+    return function
+
+
+def is_protected(frame: FrameType) -> bool:
+    """Whether no exception may pass through this frame."""
+    code = frame.f_code
+    if code.co_name in _CRITICAL_NAMES:
+        return True
+    module = frame.f_globals.get("__name__")
+    if not isinstance(module, str) or module.partition(".")[0] not in PROTECTED:
+        return False
+    if code in _transparent or module.startswith("threadsafe_timeout.testing"):
+        return False
+    return not (module == "contextlib" and code.co_name == "inner")  # a decorated function runs inside this one
