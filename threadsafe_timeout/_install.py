@@ -85,7 +85,7 @@ class Patching:
                 except Exception as exc:
                     self.problems[f"{patch_name}: {name}"] = f"{type(exc).__name__}: {exc}"
                     logger.warning(
-                        "threadsafe-timeout: patch %s could not be applied to %s (%s: %s); that module is left as it was",
+                        "threadsafe-timeout: patch %s could not be applied to %s (%s: %s); it is left as it was",
                         patch_name, name, type(exc).__name__, exc,
                     )  # fmt: skip
 
@@ -105,10 +105,10 @@ def _rebind(old: Any, new: Any) -> None:
 
 def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
-    names = {name.removeprefix("-") for name in chosen}
-    unknown = sorted(names - known.keys())
+    unknown = sorted({name.removeprefix("-") for name in chosen} - known.keys())
     if unknown:
-        raise SettingError("patches", origin, f"no patch named {unknown[0]!r}; the patches are {', '.join(sorted(known))}")
+        names = ", ".join(sorted(known))
+        raise SettingError("patches", origin, f"there is no patch named {unknown[0]!r}; the patches are {names}")
     only = {name for name in chosen if not name.startswith("-")}
     return [e for name, e in sorted(known.items()) if f"-{name}" not in chosen and (not only or name in only)]
 

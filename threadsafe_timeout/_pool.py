@@ -74,7 +74,6 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             max_abandoned = 2 * max_workers if chosen.max_abandoned is None else chosen.max_abandoned
         if max_abandoned < 0:
             raise ValueError(f"max_abandoned must be >= 0, got {max_abandoned}")
-        # Read by libraries that look into the standard class.
         self._max_workers = max_workers
         number = StandardThreadPoolExecutor._counter  # type: ignore[attr-defined]  # one sequence of names for both
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{number()}"
@@ -92,15 +91,15 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         self._finalizer.atexit = False
 
     @property
-    def _work_queue(self) -> Any:  # type: ignore[override]  # an attribute there
-        return self._crew.queue
+    def _work_queue(self) -> Any:  # type: ignore[override]  # an attribute of the standard class
+        return _QueueView(self._crew)
 
     @property
-    def _threads(self) -> set[Any]:  # type: ignore[override]  # an attribute there
+    def _threads(self) -> set[Any]:  # type: ignore[override]  # an attribute of the standard class
         with self._crew.lock:
             return {worker.thread for worker in self._crew.workers}
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # type: ignore[override]  # Future[T] needs a TaskFuture[T]
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Schedule `fn(*args, **kwargs)` in a copy of the caller's context, so under the scopes around the caller.
 
         Raises RuntimeError after `shutdown()`, `PoolExhausted` when too many abandoned threads are alive.
@@ -203,6 +202,19 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
     def stats(self) -> dict[str, int]:
         """Counts: workers, idle, pending, submitted, completed, failed, abandoned, abandoned_alive, late, respawned."""
         return self._crew.stats()
+
+
+class _QueueView:
+    """What programs read of the standard pool's private queue, mostly `executor._work_queue.qsize()`."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    def qsize(self) -> int:
+        return len(self._crew.tasks)
+
+    def empty(self) -> bool:
+        return not self._crew.tasks
 
 
 class Submitter:

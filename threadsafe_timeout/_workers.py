@@ -4,6 +4,8 @@ Guarantees:
 
 - The crew keeps its width. A worker that is abandoned is replaced at once, unless `max_abandoned` abandoned threads
   are alive; a worker whose loop dies of a stray exception is replaced, and its task's future fails.
+- No task is lost to a stray exception, wherever it strikes: a worker that dies between taking a task and starting it
+  leaves it to its successor.
 - An abandoned worker never takes work again and its late outcome is logged, never given to the future.
 - Threads are daemons and join nothing at interpreter exit: `_shut_down_all` waits for the tasks that are healthy.
 
@@ -16,10 +18,9 @@ import logging
 import sys
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from threadsafe_timeout import _clock, _scope
@@ -37,13 +38,14 @@ _exiting = False
 class Worker:
     """One thread of the crew."""
 
-    __slots__ = ("__weakref__", "abandoned", "crew", "first", "retire", "task", "thread", "waiting")
+    __slots__ = ("__weakref__", "abandoned", "crew", "first", "retire", "task", "thread", "wake")
 
     def __init__(self, crew: Crew, name: str, first: Callable[[], object] | None = None, retire: bool = False) -> None:
         self.crew = crew
         self.first = first  # what to do before taking work
         self.retire = retire  # take none
-        self.waiting = False  # set under crew.lock
+        self.wake = threading.Lock()  # held while there is nothing to wake for
+        self.wake.acquire()
         self.task: Task | None = None  # guarded by crew.lock
         self.abandoned = False  # guarded by crew.lock
         self.thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -68,8 +70,6 @@ class Worker:
             task = crew.next_task(self)
             if task is None:
                 return
-            with crew.lock:
-                self.task, task.worker = task, self
             if task.future.set_running_or_notify_cancel():
                 outcome = task.run()
                 if not task.claim():
@@ -106,11 +106,11 @@ class Crew:
         self._initargs = initargs
         self.lock = threading.RLock()  # re-entrant: a finaliser may submit or shut down while its thread holds it
         self._gone = threading.Condition(self.lock)  # notified when a worker leaves `workers`
-        self.queue: SimpleQueue[Task | None] = SimpleQueue()
         # All guarded by lock:
+        self.tasks: deque[Task] = deque()
+        self.idle: list[Worker] = []  # the last to come is the first to go: its caches are warm
         self.workers: set[Worker] = set()
         self.abandoned: weakref.WeakSet[Worker] = weakref.WeakSet()
-        self.idle = 0
         self.closed = False
         self.broken: str | None = None
         self._threads_named = 0
@@ -131,28 +131,26 @@ class Crew:
             if stuck and stuck > self.max_abandoned:
                 raise PoolExhausted(self.prefix, stuck, self.max_abandoned)
             self._counts["submitted"] += 1
-            self.queue.put(task)
-            if self.idle > 0:
-                self.idle -= 1
+            self.tasks.append(task)
+            if self.idle:
+                self.idle.pop().wake.release()
             elif len(self.workers) < self.width:
                 self._start_worker()
 
     def next_task(self, worker: Worker) -> Task | None:
         """The next task, waiting for one; None when the crew is to go home."""
-        try:
-            task = self.queue.get_nowait()
-        except Empty:
+        while True:
             with self.lock:
-                self.idle += 1
-                worker.waiting = True
-            task = self.queue.get()
-            worker.waiting = False
-            with self.lock:
-                if task is None:
-                    self.idle -= 1  # nobody handed it a task, so nobody counted it down
-        if task is None:
-            self.queue.put(None)  # for the next worker
-        return task
+                if self.tasks:
+                    # In this order: an exception that strikes between the two finds the task in either place.
+                    worker.task = task = self.tasks[0]
+                    self.tasks.popleft()
+                    task.worker = worker
+                    return task
+                if self.closed:
+                    return None
+                self.idle.append(worker)
+            worker.wake.acquire()
 
     def _start_worker(self, first: Callable[[], object] | None = None, retire: bool = False) -> None:
         """Add a thread. The caller holds `lock`."""
@@ -190,14 +188,10 @@ class Crew:
             fail_pending(task, BrokenThreadPool(why))
 
     def _drain(self) -> list[Task]:
-        tasks: list[Task] = []
-        while True:
-            try:
-                task = self.queue.get_nowait()
-            except Empty:
-                return tasks
-            if task is not None:
-                tasks.append(task)
+        with self.lock:
+            tasks = list(self.tasks)
+            self.tasks.clear()
+            return tasks
 
     # Threads out
 
@@ -213,11 +207,14 @@ class Crew:
             task, worker.task = worker.task, None
             self.workers.discard(worker)
             self.abandoned.discard(worker)
+            if worker in self.idle:
+                self.idle.remove(worker)
             self._counts["respawned"] += 1
-            if worker.waiting:
-                self.idle -= 1  # it was counted; the task put for it will be found by its successor
-            stranded = not self.queue.empty() and not self.workers
-            if stranded or not (worker.abandoned or self.closed):
+            if task is not None and not task.future.running() and not task.future.done():
+                if not self.tasks or self.tasks[0] is not task:
+                    self.tasks.appendleft(task)
+                task = None  # it was not begun: the successor begins it
+            if (self.tasks and not self.workers) or not (worker.abandoned or self.closed):
                 self._start_worker()
             self._gone.notify_all()
         logger.error(
@@ -283,7 +280,8 @@ class Crew:
         with self.lock:
             self.closed = True
             pending = self._drain() if cancel_pending else []
-            self.queue.put(None)
+            while self.idle:
+                self.idle.pop().wake.release()
         for task in pending:
             cancelled_while_pending(task)
 
@@ -328,8 +326,8 @@ class Crew:
             counts = self._counts
             return {
                 "workers": len(self.workers),
-                "idle": self.idle,
-                "pending": self.queue.qsize(),
+                "idle": len(self.idle),
+                "pending": len(self.tasks),
                 "submitted": counts["submitted"],
                 "completed": counts["completed"],
                 "failed": counts["failed"],

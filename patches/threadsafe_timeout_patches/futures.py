@@ -13,5 +13,11 @@ MODULES = ("concurrent.futures.thread",)
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
+    # A class of its own: when it is taken out again, wherever it was imported to, a program's own use of
+    # threadsafe_timeout.ThreadPoolExecutor is left alone.
+    class Replacement(ThreadPoolExecutor):
+        __doc__ = ThreadPoolExecutor.__doc__
+
+    Replacement.__name__ = Replacement.__qualname__ = "ThreadPoolExecutor"
     # concurrent.futures itself takes the name from this module when it is first asked for it.
-    patching.replace(module, "ThreadPoolExecutor", ThreadPoolExecutor)
+    patching.replace(module, "ThreadPoolExecutor", Replacement)

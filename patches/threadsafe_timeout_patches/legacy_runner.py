@@ -36,6 +36,9 @@ MODULES = ("batch_test_runner", "interactive_executor")
 CLASSES = ("BatchTestRunner", "InteractiveExecutor")
 logger = logging.getLogger("threadsafe_timeout")
 
+_TASK_FIELDS = (
+    "model", "task_type", "prompt_type", "difficulty", "is_flawed", "flaw_type", "tool_success_rate", "task_instance",
+)  # fmt: skip
 _STATUS = {"timeout": "timeout", "search_loop": "loop"}
 
 
@@ -124,7 +127,7 @@ class Run:
             try:
                 writer.save(key, error if status == "failed" else result, status)
             except Exception:
-                logger.exception("threadsafe-timeout: task %s could not be saved; its result goes on to the runner", key)
+                logger.exception("threadsafe-timeout: task %s was not saved; the runner still gets its result", key)
         if status == "failed" and error is not None:
             raise error
         return result
@@ -224,11 +227,5 @@ def timeout_record(task: object, error: DeadlineExceeded) -> dict[str, Any]:
         "format_issues": [],
         "api_issues": [],
         "required_tools": list(getattr(task, "required_tools", None) or []),
-        **{
-            name: getattr(task, name, None)
-            for name in (
-                "model", "task_type", "prompt_type", "difficulty", "is_flawed", "flaw_type", "tool_success_rate",
-                "task_instance",
-            )  # fmt: skip
-        },
+        **{name: getattr(task, name, None) for name in _TASK_FIELDS},
     }
