@@ -72,7 +72,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", action="append", help=f"may be given several times (default {DEFAULT_MODEL})")
     parser.add_argument("--num-tasks", type=int, default=100, help="tasks per model (default %(default)s)")
     parser.add_argument("--workers", type=int, default=20, help="threads per model (default %(default)s)")
-    parser.add_argument("--qps", type=float, default=20.0, help="requests a legacy second, 0: any (default %(default)s)")
+    parser.add_argument("--qps", type=float, default=20.0, help="per legacy second (default %(default)s; 0: any)")
     parser.add_argument("--seed", type=int, default=42, help="which tasks there are (default %(default)s)")
     parser.add_argument("--checkpoint-interval", type=int, default=0, metavar="N", help="save every N results")
     parser.add_argument("--classifier", action="store_true", help="ask a model why a test failed")
