@@ -8,6 +8,8 @@ code postpones that until it is lowered or left.
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from threadsafe_timeout import _clock
@@ -38,10 +40,16 @@ class TaskCancellation:
         self._shields: list[CancelScope] = []
         self._timeout = asyncio.timeout(None)
         self._run(self._timeout.__aenter__())
-        parent = scope._parent
-        while parent is not None and scope._shield_until > 0:
-            if parent._task is not None and parent._task._loop is loop:
-                parent._task._shields.append(scope)
+        for task in self._shielded():
+            task._shields.append(scope)
+
+    def _shielded(self) -> Iterator[TaskCancellation]:
+        """If the scope is a shield: the cancellations around that it holds up."""
+        parent = self._scope._parent if self._scope._shield_until > -math.inf else None
+        while parent is not None:
+            task = parent._extras.task if parent._extras is not None else None
+            if task is not None and task._loop is self._loop:
+                yield task
             parent = parent._parent
 
     def cancel(self) -> None:
@@ -55,7 +63,7 @@ class TaskCancellation:
         if self._done:
             return
         now = _clock.monotonic()
-        up = [shield._shield_until for shield in self._shields if shield._frame is not None]
+        up = [shield._shield_until for shield in self._shields if shield._frame is not None]  # still inside
         if any(until > now for until in up):
             self._loop.call_later(max(up) - now, self._expire)  # lowered; or left sooner: see leave
             return
@@ -65,11 +73,9 @@ class TaskCancellation:
     def leave(self, exc: BaseException | None) -> bool:
         """Leave the block; True if `exc` is the cancellation asked for here."""
         self._done = True
-        parent = self._scope._parent
-        while parent is not None and self._scope._shield_until > 0:
-            if parent._task is not None and parent._cancelled:
-                self._loop.call_soon(parent._task._expire)
-            parent = parent._parent
+        for task in self._shielded():
+            if task._scope._cancelled:
+                self._loop.call_soon(task._expire)
         return self._run(self._timeout.__aexit__(type(exc) if exc is not None else None, exc, None))
 
     @staticmethod

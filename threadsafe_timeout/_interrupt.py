@@ -22,6 +22,7 @@ On interpreters where this has not been proven (other versions, free-threaded bu
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from dataclasses import dataclass
@@ -123,7 +124,6 @@ class Target:
 _targets: dict[int, Target] = {}  # by thread ident; written under _timer.lock, read by the hook without
 _mechanism: Mechanism | None = None  # guarded by _timer.lock
 _look_at = float("inf")  # when the next look is due; guarded by _timer.lock
-_looking = False  # guarded by _timer.lock
 _grace = 2.0
 
 
@@ -136,6 +136,8 @@ def configure(*, grace: float) -> None:
 def pursue(scope: CancelScope) -> None:
     """Start interrupting the thread that is inside `scope`, which has just been cancelled."""
     global _mechanism
+    if support().mechanism is None:
+        return
     if _mechanism is None:
         _mechanism = _make_mechanism()
     now = _clock.monotonic()
@@ -151,6 +153,8 @@ def pursue(scope: CancelScope) -> None:
 
 def dismiss(scope: CancelScope) -> None:
     """`scope` was left: nothing is owed for it any more."""
+    if scope._thread not in _targets:
+        return
     with _timer.lock:
         target = _targets.get(scope._thread)
         if target is not None and scope in target.scopes:
@@ -262,8 +266,8 @@ def _make_mechanism() -> Mechanism:
     return Tracing(on_line)
 
 
-def _after_fork_in_child() -> None:
-    """The threads that were to be interrupted did not come along."""
+def _forget_all() -> None:
+    """Switch everything off: at exit, and in a forked child, which has none of the threads."""
     global _look_at
     _targets.clear()
     _look_at = float("inf")
@@ -272,4 +276,6 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_forget_all)
+# Threads that are given up on outlive the interpreter's modules: no hook may run in them then.
+atexit.register(_forget_all)

@@ -66,6 +66,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NEW, _ACTIVE, _DONE = range(3)
+_INFINITY = math.inf
 _COROUTINE = 0x80 | 0x200  # code flags: a coroutine, an asynchronous generator
 _current: ContextVar[CancelScope | None] = ContextVar("threadsafe_timeout_scope", default=None)
 
@@ -77,28 +78,20 @@ class CancelScope:
     swallowed at its edge; `cancelled_caught` tells. Single use.
     """
 
-    # Defaults live on the class: a scope is entered on hot paths, and most of these are never set.
-    name: str | None = None
-    cancelled_caught = False
-    _budget: float | None = None
-    _deadline = math.inf  # written under _timer.lock once entered
-    _reason: str | None = None  # guarded by _timer.lock
-    _cancelled = False  # written under _timer.lock, and only ever from False to True
-    _delivered = False
-    _state = _NEW  # written by the thread that enters and leaves
-    _callbacks: dict[Registration, None] | None = None  # guarded by _timer.lock
-    _entry: _timer.Entry | None = None  # guarded by _timer.lock
-    _parent: CancelScope | None = None
-    _shield_until = -math.inf
-    _thread = 0  # the ident of the thread that entered
-    _frame: FrameType | None = None  # the frame whose `with` this is, while inside; what an interrupt looks for
-    _entered_by = -1  # the offset of the instruction that entered
-    _entered_at = 0.0
-    _pursued = False
-    _task: TaskCancellation | None = None
-    _token: CancelToken | None = None
-    _listening: list[Registration | TokenRegistration] | None = None  # ends with the scope
-    _reset: Token[CancelScope | None]
+    # Slots, and set in one straight line: attributes in a dictionary would cost more than all the rest of a scope.
+    __slots__ = (
+        "__weakref__", "_budget", "_callbacks", "_cancelled", "_deadline", "_delivered", "_entered_at", "_entered_by",
+        "_entry", "_extras", "_frame", "_parent", "_reason", "_reset", "_state", "_thread", "cancelled_caught", "name",
+    )  # fmt: skip
+
+    _shield_until = -math.inf  # for shields a slot
+    # Set on entry, by the thread that enters:
+    _thread: int  # its ident
+    _frame: FrameType | None  # the frame whose `with` this is, while inside; what an interrupt looks for
+    _entered_by: int  # the offset of the instruction that entered
+    _entered_at: float
+    _parent: CancelScope | None
+    _reset: Token[CancelScope | None] | None
 
     def __init__(
         self,
@@ -108,10 +101,25 @@ class CancelScope:
         reason: str | None = None,
         name: str | None = None,
     ) -> None:
+        self._prepare(name)
         self._deadline = _instant("deadline", deadline)
-        self._token = token
         self._reason = reason
+        if token is not None:
+            self._extras = _Extras(token)
+
+    def _prepare(self, name: str | None) -> None:
+        """All of __init__ for a scope without options, which skips it: a call of a class costs as much as this."""
         self.name = name
+        self.cancelled_caught = False
+        self._budget: float | None = None
+        self._deadline = _INFINITY  # written under _timer.lock once entered
+        self._reason: str | None = None  # guarded by _timer.lock
+        self._cancelled = False  # written under _timer.lock, and only ever from False to True
+        self._delivered = False
+        self._state = _NEW  # written by the thread that enters and leaves
+        self._callbacks: dict[Registration, None] | None = None  # guarded by _timer.lock
+        self._entry: _timer.Entry | None = None  # guarded by _timer.lock
+        self._extras: _Extras | None = None
 
     @property
     def deadline(self) -> float:
@@ -143,7 +151,7 @@ class CancelScope:
     def cancel(self, reason: str = "cancelled") -> bool:
         """Cancel from any thread. True if this call did it; a scope that was left or is cancelled is not touched."""
         # Who cancels his own block knows it, and goes on to his next cooperative point.
-        return self._cancel(reason, interrupt=get_ident() != self._thread)
+        return self._cancel(reason, interrupt=self._state is _ACTIVE and get_ident() != self._thread)
 
     def _cancel(self, reason: str, *, interrupt: bool) -> bool:
         with _timer.lock:
@@ -154,59 +162,72 @@ class CancelScope:
             callbacks = list(self._callbacks or ())
             if self._entry is not None:
                 _timer.disarm(self._entry)
-        if self._task is not None:
-            self._task.cancel()
+        if self._extras is not None and self._extras.task is not None:
+            self._extras.task.cancel()
         for registration in callbacks:
             registration.run()
         if interrupt:
             self._pursue()
         return True
 
-    def __enter__(self) -> Self:
-        self._enter(_getframe(1))
-        return self
-
-    def _enter(self, frame: FrameType) -> None:
-        if self._state is not _NEW:
-            raise RuntimeError(f"{self!r} was entered before; a scope is single-use: make a new one")
-        self._frame = frame
+    def __enter__(self, _frame: FrameType | None = None) -> Self:
+        # The hot path: straight-line code, and no lock. `_frame` is for __aenter__ and subclasses.
+        if self._state:
+            self._refuse_second_entry()
+        self._frame = frame = _frame or _getframe(1)
         self._entered_by = frame.f_lasti
         self._thread = ident = get_ident()
         self._entered_at = now = _clock.monotonic()
-        parent = self._parent = _current.get()
-        if self._budget is not None:
-            self._deadline = now + self._budget
+        parent = _current.get()
         self._reset = _current.set(self)
         self._state = _ACTIVE
+        if self._budget is not None:
+            self._deadline = now + self._budget
         when = self._deadline
-        if when != math.inf:
-            _timer.incoming.append(self)  # this and the next line: _timer.watch, without the call
-            if when < _timer.wake_at or len(_timer.incoming) > _timer.INCOMING_LIMIT:
+        if when != _INFINITY:
+            incoming = _timer.incoming  # these lines are _timer.watch, without the call
+            incoming.append(self)
+            if when < _timer.wake_at or len(incoming) > _timer.INCOMING_LIMIT:
                 _timer.attend(when)
-        if (parent is not None and parent._thread != ident) or self._token is not None or self._cancelled:
-            self._listen(parent)
+        self._parent = parent
+        if parent is not None and parent._thread != ident:
+            self._inherit(parent)
+        if self._extras is not None or self._cancelled:
+            self._enter_extras()
         if frame.f_code.co_flags & _COROUTINE:
             self._enter_task()
+        return self
 
-    def _listen(self, parent: CancelScope | None) -> None:
-        """Hear of a token, and of scopes around that another thread entered: this one is to be interrupted too."""
-        self._listening = []
-        if self._token is not None:
-            token = self._token
-            self._listening.append(token.register(lambda: self.cancel(token.reason or "token")))
+    def _refuse_second_entry(self) -> None:
+        raise RuntimeError(f"{self!r} was entered before; a scope is single-use: make a new one")
+
+    def _inherit(self, parent: CancelScope) -> None:
+        """Hear of scopes around that another thread entered: this thread is to be interrupted too."""
+        inherited = Registration(self._pursue)
+        self._extra().registrations.append(inherited)
+        inherited.attach(parent)
+
+    def _enter_extras(self) -> None:
+        token = self._extras.token if self._extras is not None else None
+        if token is not None:
+            registration = token.register(lambda: self.cancel(token.reason or "cancelled"))
+            self._extra().registrations.append(registration)
         if self._cancelled:
             self._pursue()
-        if parent is not None and parent._thread != self._thread:
-            inherited = Registration(self._pursue)
-            self._listening.append(inherited)
-            inherited.attach(parent)
 
     def _enter_task(self) -> None:
         from threadsafe_timeout._asyncio import TaskCancellation
 
-        self._task = TaskCancellation.of_current_task(self)
-        if self._cancelled and self._task is not None:
-            self._task.cancel()
+        task = TaskCancellation.of_current_task(self)
+        if task is not None:
+            self._extra().task = task
+            if self._cancelled:
+                task.cancel()
+
+    def _extra(self) -> _Extras:
+        if self._extras is None:
+            self._extras = _Extras(None)
+        return self._extras
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -216,34 +237,27 @@ class CancelScope:
         if self._entry is not None:
             with _timer.lock:
                 _timer.disarm(self._entry)
-        try:
-            inside = _current.get()
-            if inside is not self:
-                self._misnested(inside)
-        finally:
-            _current.reset(self._reset)
-            del self._reset  # it holds the context
-            if self._listening is not None:
-                for registration in self._listening:
-                    registration.unregister()
+        elif self._deadline != _INFINITY:
+            # Left before the timer thread took note: most are, and then nothing is left behind. If another thread's
+            # scope came in between, it goes back the way it came.
+            incoming = _timer.incoming
+            try:
+                if incoming[-1] is self:
+                    last = incoming.pop()
+                    if last is not self:
+                        _timer.watch(last, last._deadline)
+            except IndexError:
+                pass  # sorted in just now, and found to be left
+        inside = _current.get()
+        _current.reset(self._reset)  # type: ignore[arg-type]  # set on entry
+        self._reset = None  # it holds the context
+        own = False if self._extras is None else self._extras.leave(exc)
+        if inside is not self:
+            self._misnested(inside)
         if not self._cancelled:
-            return self._leave_task(exc) if self._task is not None else False
-        if self._pursued:
-            from threadsafe_timeout import _interrupt
-
-            _interrupt.dismiss(self)
-        return self._close(exc, self._is_own(exc))
-
-    def _is_own(self, exc: BaseException | None) -> bool:
-        if self._task is not None and self._leave_task(exc):
-            return True
-        return isinstance(exc, Cancelled) and exc.scope is self
-
-    def _leave_task(self, exc: BaseException | None) -> bool:
-        """Whether what leaves is the task's cancellation that this scope asked for."""
-        assert self._task is not None
-        task, self._task = self._task, None
-        return task.leave(exc)
+            return False
+        _dismiss(self)
+        return self._close(exc, own or (isinstance(exc, Cancelled) and exc.scope is self))
 
     def _misnested(self, inside: CancelScope | None) -> None:
         raise RuntimeError(
@@ -253,8 +267,7 @@ class CancelScope:
 
     def __aenter__(self) -> Awaitable[Self]:
         # Not `async def`: the frame that awaits is the one whose block this is.
-        self._enter(_getframe(1))
-        return _ready(self)
+        return _ready(self.__enter__(_getframe(1)))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -278,12 +291,9 @@ class CancelScope:
 
     def _pursue(self) -> None:
         """Have this scope's thread interrupted if it meets no cooperative point."""
-        if self._frame is None:
-            return
-        from threadsafe_timeout import _interrupt
+        if self._state is _ACTIVE:
+            from threadsafe_timeout import _interrupt
 
-        if _interrupt.support().mechanism is not None:
-            self._pursued = True
             _interrupt.pursue(self)
 
     def __repr__(self) -> str:
@@ -297,6 +307,8 @@ class CancelScope:
 
 class _FailScope(CancelScope):
     """A scope that raises `DeadlineExceeded` at its edge once its cancellation was delivered."""
+
+    __slots__ = ()
 
     if TYPE_CHECKING:  # it never swallows: `with deadline(5): return x` is known to return
 
@@ -317,21 +329,23 @@ class _FailScope(CancelScope):
         """Run every call of `function`, a `def` or an `async def`, under a fresh scope like this one."""
         from threadsafe_timeout._decorate import decorate
 
-        if self._state is not _NEW:
-            raise RuntimeError(f"{self!r} was entered before; a scope is single-use: make a new one")
+        if self._state:
+            self._refuse_second_entry()
         return decorate(function, self, lambda name: _copy(self, name))
 
 
 class _Shield(CancelScope):
     """Keeps what is outside from cancelling the block, for a bounded time."""
 
-    _grace = 0.0
+    __slots__ = ("_grace", "_shield_until")
+    _grace: float
 
-    def _enter(self, frame: FrameType) -> None:
+    def __enter__(self, _frame: FrameType | None = None) -> Self:
         self._shield_until = _clock.monotonic() + self._grace
-        super()._enter(frame)
+        super().__enter__(_frame or _getframe(1))
         with _timer.lock:
             self._entry = _timer.arm(self._shield_until, self._lower)
+        return self
 
     def _lower(self) -> None:
         """Let what is outside through: those who wait inside now hear of it, at once if it has happened already."""
@@ -339,6 +353,31 @@ class _Shield(CancelScope):
             waiting = list(self._callbacks or ())
         for registration in waiting:
             registration.attach(self._parent)
+
+
+class _Extras:
+    """What few scopes have: a token to listen to, a task to cancel, and what is to be unregistered at the edge."""
+
+    __slots__ = ("registrations", "task", "token")
+
+    def __init__(self, token: CancelToken | None) -> None:
+        self.token = token
+        self.task: TaskCancellation | None = None
+        self.registrations: list[Registration | TokenRegistration] = []
+
+    def leave(self, exc: BaseException | None) -> bool:
+        """At the edge; True if `exc` is the task's cancellation that the scope asked for."""
+        for registration in self.registrations:
+            registration.unregister()
+        self.registrations.clear()
+        task, self.task = self.task, None
+        return task is not None and task.leave(exc)
+
+
+def _dismiss(scope: CancelScope) -> None:
+    from threadsafe_timeout import _interrupt
+
+    _interrupt.dismiss(scope)
 
 
 async def _ready(scope: Any) -> Any:
@@ -463,12 +502,20 @@ def deadline(seconds: float | None, *, name: str | None = None) -> _FailScope:
     Also a decorator, for `def` and `async def`; in a coroutine both `with` and `async with` cancel the task's awaits.
     `DeadlineExceeded` is a `TimeoutError`. Raises ValueError for a negative number or NaN.
     """
-    return _relative(_FailScope, seconds, name)
+    scope = _FailScope.__new__(_FailScope)
+    scope._prepare(name)
+    if seconds is not None:
+        scope._budget = seconds if seconds.__class__ is float and seconds >= 0 else check_seconds("seconds", seconds)
+    return scope
 
 
 def move_on_after(seconds: float | None, *, name: str | None = None) -> CancelScope:
     """Give the block `seconds` (None: no limit), then go on after it; `scope.cancelled_caught` tells."""
-    return _relative(CancelScope, seconds, name)
+    scope = CancelScope.__new__(CancelScope)
+    scope._prepare(name)
+    if seconds is not None:
+        scope._budget = seconds if seconds.__class__ is float and seconds >= 0 else check_seconds("seconds", seconds)
+    return scope
 
 
 def fail_at(when: float, *, name: str | None = None) -> _FailScope:
@@ -485,26 +532,17 @@ def shield(grace: float, *, name: str | None = None) -> CancelScope:
     """For `grace` seconds, keep the scopes outside from cancelling the block: for clean-up that must finish."""
     scope = _Shield(name=name)
     scope._grace = check_seconds("grace", grace)
-    return scope
-
-
-_S = TypeVar("_S", bound=CancelScope)
-
-
-def _relative(kind: type[_S], seconds: float | None, name: str | None) -> _S:
-    scope = kind.__new__(kind)  # __init__ has nothing to do for it
-    if seconds is not None:
-        scope._budget = check_seconds("seconds", seconds)
-    if name is not None:
-        scope.name = name
+    scope._shield_until = -math.inf
     return scope
 
 
 def _copy(scope: _FailScope, name: str | None) -> _FailScope:
     """A fresh scope with the same limits."""
-    fresh = _FailScope.__new__(_FailScope)
-    fresh.name = name
-    fresh._budget, fresh._deadline = scope._budget, scope._deadline
+    fresh = _FailScope(name=name)
+    if scope._budget is not None:
+        fresh._budget = scope._budget
+    else:
+        fresh._deadline = scope._deadline
     return fresh
 
 

@@ -42,6 +42,8 @@ Entry = list[Any]
 class Watched(Protocol):
     """What `watch` takes: a scope."""
 
+    _deadline: float
+
     def _arm(self) -> None:
         """Put a deadline that is still wanted on the heap with `push`. Called with `lock` held."""
 

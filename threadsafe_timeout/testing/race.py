@@ -1,0 +1,75 @@
+"""Widen race windows on purpose: for stress tests of code that is cancelled from other threads."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from threadsafe_timeout import _clock, _interrupt, _scope, _timer
+
+__all__ = ["widened_races"]
+
+
+@contextmanager
+def widened_races(
+    *, seed: int = 0, switch_interval: float = 1e-6, pause: float = 0.0002, noise_threads: int = 1
+) -> Iterator[None]:
+    """Make rare interleavings frequent while the block runs.
+
+    Threads change every `switch_interval` seconds; `noise_threads` threads wake at random moments and take the
+    interpreter for an instant; and between the steps of a cancellation (a deadline found due, the scope cancelled, its
+    thread looked at, the interrupt's hook armed) this library pauses at random for up to `pause` seconds.
+    Process-wide: not for two tests at once.
+    """
+    chance = random.Random(seed)
+    before = sys.getswitchinterval()
+    stop = threading.Event()
+    noise = [threading.Thread(target=_disturb, args=(stop, chance, pause)) for _ in range(noise_threads)]
+    restore = [
+        _slow_down(_interrupt, "pursue", chance, pause),
+        _slow_down(_interrupt, "_look", chance, pause),
+        _slow_down(_timer, "_take_due", chance, pause),
+        _slow_down(_scope.CancelScope, "_expire", chance, pause),
+    ]
+    sys.setswitchinterval(switch_interval)
+    for thread in noise:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in noise:
+            thread.join()
+        sys.setswitchinterval(before)
+        for undo in restore:
+            undo()
+
+
+def _disturb(stop: threading.Event, chance: random.Random, pause: float) -> None:
+    while not stop.wait(chance.random() * pause):
+        pass
+
+
+def _slow_down(owner: Any, name: str, chance: random.Random, pause: float) -> Callable[[], None]:
+    """Put a random pause before and after `owner.name`; returns what takes it away again."""
+    function = getattr(owner, name)
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        _pause(chance, pause)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _pause(chance, pause)
+
+    return lambda: setattr(owner, name, function)
+
+
+def _pause(chance: random.Random, pause: float) -> None:
+    if chance.random() < 0.5:
+        lock = threading.Lock()
+        lock.acquire()
+        _clock.SystemClock().wait(lock, chance.random() * pause)
