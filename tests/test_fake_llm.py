@@ -86,6 +86,7 @@ def test_good_conversation_ends_after_its_required_tools(tmp_path: Path) -> None
         assert answer.usage is not None
         assert {request.task for request in llm.requests()} == {"3"}
         assert [request.outcome for request in llm.requests()] == ["answered"] * 6
+        assert [request.closing for request in llm.requests()] == [False] * 4 + [True] * 2
 
 
 def test_streaming_says_what_the_plain_answer_says() -> None:

@@ -42,6 +42,7 @@ class TaskRun:
     over_grace: float = 0.0
     """Connection-seconds after the deadline and the grace."""
     held_until: float = 0.0
+    completed: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Kind:
 
     tasks: int = 0
     finished: int = 0
+    completed: int = 0
+    """Tasks whose last answer, that the task is completed, was sent."""
     requests: int = 0
     late: int = 0
 
@@ -92,7 +95,7 @@ class SideResult:
     threads_at_end: int
     start_up_seconds: float
     """From the start of the process to its first request."""
-    spread_seconds: float
+    spread_minutes: float
     """From the first task's first request to the last task's."""
     makespan_minutes: float | None
     """When the last task's result was in the database; None: never."""
@@ -128,6 +131,7 @@ def task_runs(requests: Iterable[RequestRecord], plan: Plan, stopped: float, kil
         )
         end = stopped if request.end is None else min(request.end, stopped)
         _add(task, request.start, end, plan.grace, is_open=is_open)
+        task.completed |= request.closing
     return tasks
 
 
@@ -183,7 +187,7 @@ def analyse(plan: Plan, side: str, log: ServerLog, observations: list[Observatio
         over_grace_seconds=sum(task.over_grace for part in parts for task in part.values()),
         end_minute=end, ending=last.ending, exit_code=last.exit_code, threads_at_end=last.threads_at_end,
         start_up_seconds=zero - observations[0].started,
-        spread_seconds=max(task.first for task in parts[0].values()) - zero if parts[0] else 0.0,
+        spread_minutes=clock(max((task.first for task in parts[0].values()), default=zero)),
         makespan_minutes=None if complete is None else clock(complete),
         database_late_seconds=None if complete is None else complete - (max(firsts, default=zero) + plan.deadline),
         exit_seconds=last.stopped - batch_end if last.ending == "exited" else None,
@@ -230,6 +234,7 @@ def _kinds(parts: list[dict[str, TaskRun]]) -> dict[str, Kind]:
     for task in last.values():
         kinds[task.behaviour].tasks += 1
         kinds[task.behaviour].finished += task.last_end is not None
+        kinds[task.behaviour].completed += task.completed
     return kinds
 
 

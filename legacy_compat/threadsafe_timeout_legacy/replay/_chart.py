@@ -83,8 +83,8 @@ def chart(plan: Plan, results: dict[str, SideResult]) -> str:
             labels.append((panel.y(curve.values[-1]), side, str(curve.values[-1])))
         parts += _end_labels(labels)
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(_text(middle, height - 8, "legacy time since the first request (the scale stretches the first minutes)", "axis",
-                       "middle"))
+    caption = "legacy minutes since the first request (the scale stretches the first minutes)"
+    parts.append(_text(middle, height - 8, caption, "axis", "middle"))
     return "\n".join([*parts, "</svg>"])
 
 
@@ -98,7 +98,7 @@ def _frame(panel: _Panel, axis: _Axis) -> Iterable[str]:
     for tick in (tick for tick in _TICKS if tick <= axis.limit):
         x = axis.x(tick)
         yield _line(x, bottom, x, bottom + 5, "tick")
-        label = "0" if tick == 0 else f"{tick} min" if tick < 60 else f"{tick // 60} h"
+        label = f"{tick // 60} h" if tick >= 60 else f"{tick} min" if tick == 30 else str(tick)
         yield _text(x, bottom + 19, label, "axis", "middle")
     x = axis.x(DEADLINE_MINUTES)
     yield _line(x, panel.top, x, bottom, "deadline")

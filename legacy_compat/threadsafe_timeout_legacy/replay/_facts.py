@@ -11,7 +11,6 @@ from threadsafe_timeout_legacy.replay._timeline import Row
 
 __all__ = ["FACTS", "cell", "conditions", "legacy_time", "notes"]
 
-_SLOW_START_MINUTES = 2.0
 
 
 def legacy_time(minutes: float) -> str:
@@ -26,8 +25,18 @@ def _batch(side: SideResult) -> str:
         return f"after {legacy_time(side.makespan_minutes)}"
     if side.database:
         when = side.database_curve.minutes[-1]
-        return f"never; at {legacy_time(when)} the runner gave up and saved {side.database} of {side.tasks}"
+        return f"never; {side.database} of {side.tasks} results were saved, the last at {legacy_time(when)}"
     return "never" if side.ending == "exited" else f"never (watched for {legacy_time(side.end_minute)})"
+
+
+def _well_behaved(side: SideResult) -> tuple[int, int]:
+    kinds = [side.kinds[name] for name in ("good", "slow") if name in side.kinds]
+    return sum(kind.completed for kind in kinds), sum(kind.tasks for kind in kinds)
+
+
+def _completed(side: SideResult) -> str:
+    completed, tasks = _well_behaved(side)
+    return f"{completed} of {tasks}"
 
 
 def _process(side: SideResult) -> str:
@@ -44,7 +53,10 @@ class _Fact:
 
 
 FACTS = (
+    _Fact("every task under way", "at its first request to the model",
+          lambda s: f"after {legacy_time(s.spread_minutes)}"),
     _Fact("tasks finished", "their last request has ended", lambda s: f"{s.finished} of {s.tasks}"),
+    _Fact("well-behaved tasks completed", "the model said so to the end", _completed),
     _Fact("results in the database", "the runner's own file", lambda s: f"{s.database} of {s.tasks}"),
     _Fact("saved, if killed at the end", "database or checkpoint",
           lambda s: f"{max(s.database, s.journal)} of {s.tasks}"),
@@ -71,12 +83,13 @@ def conditions(plan: Plan) -> list[tuple[str, str]]:
     settings = ", ".join(f"{name.removeprefix('THREADSAFE_TIMEOUT_').lower()} {value} s"
                          for name, value in plan.library_settings().items())
     return [
-        ("legacy runner", f"replica, version {plan.version}"),
+        ("legacy runner", f"replica, version {plan.version}, "
+         + (f"saves every {plan.checkpoint_interval} results" if plan.checkpoint_interval else "saves at the end")),
         ("work", f"{plan.tasks} tasks on {plan.workers} workers, seed {plan.seed}"),
         ("model behaviour (weights)", mix),
         ("compressed time", f"one legacy minute takes {plan.minute:g} s; timeouts, pauses and answers scale with it"),
         ("deadline of a task", f"{DEADLINE_MINUTES:g} legacy minutes = {plan.deadline:g} s"),
-        ("the library's settings, scaled", settings + " (the grace is real seconds, not scaled)"),
+        ("the library's settings, scaled", settings + " (2 and 5 legacy minutes, but not under 1 s and 2 s; the grace is not scaled)"),
     ]
 
 
@@ -87,13 +100,13 @@ def notes(plan: Plan, results: dict[str, SideResult]) -> list[str]:
         if result.seen == 0:
             found.append(f"{side}: no request reached the server; see output.txt (run again with --keep)")
             continue
-        spread = result.spread_seconds / plan.minute
-        if plan.tasks <= plan.workers and spread > _SLOW_START_MINUTES:
-            wanted = result.spread_seconds / _SLOW_START_MINUTES
+        spread = result.spread_minutes
+        if plan.tasks <= plan.workers and spread > DEADLINE_MINUTES:
+            wanted = plan.minute * 2 * spread / DEADLINE_MINUTES
             found.append(f"{side}: this machine took {spread:.1f} legacy minutes to get every task to its first "
                          f"request; --minute {wanted:.1g} or more gives it time")
-        good = result.kinds.get("good")
-        if good and good.finished < good.tasks:
-            found.append(f"{side}: only {good.finished} of {good.tasks} well-behaved tasks finished: "
-                         f"this machine is too slow for --minute {plan.minute:g}")
+        completed, good = _well_behaved(result)
+        if completed < good:
+            found.append(f"{side}: only {completed} of {good} well-behaved tasks could complete: for so short a minute "
+                         f"this machine is too slow or too busy; --minute {2 * plan.minute:g} gives it time")
     return found

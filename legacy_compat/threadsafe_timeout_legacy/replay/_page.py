@@ -98,7 +98,7 @@ def _difference(results: dict[str, SideResult]) -> Iterable[str]:
         return
     yield "<h2>The whole change</h2>"
     lines = []
-    for line in after.difference.splitlines():
+    for line in after.difference.strip().splitlines():
         kind = "plus" if line.startswith("+") and not line.startswith("+++") else "soft"
         lines.append(f'<span class="{kind}">{escape(line)}</span>')
     yield "<pre>" + "\n".join(lines) + "</pre>"

@@ -19,8 +19,10 @@ QUICK: Mapping[str, float | int | str] = {
     "minute": 0.15, "workers": 20, "tasks": 20, "mix": "hang=8,trickle=4,search=4,good=4", "limit": 60.0,
 }
 DEADLINE_MINUTES = 10.0  # what both versions give a task of the model that is replayed: 600 s
-_LLM_MINUTES = 2.0
-_INTERACTIVE_MINUTES = 5.0
+# The library's defaults in legacy minutes, and how many real seconds they never go below: what a hundred threads cost
+# one interpreter (a client each, their first requests: about a second) does not shrink with the minute.
+_LLM = (2.0, 1.0)
+_INTERACTIVE = (5.0, 2.0)
 _GRACE_SECONDS = 0.5
 
 
@@ -28,12 +30,14 @@ _GRACE_SECONDS = 0.5
 class Plan:
     """One replay. `minute` is how many real seconds a legacy minute takes; `limit` and `kill_at` are legacy minutes."""
 
-    version: str = "last"
+    version: str = "2025-08-16"
     minute: float = DEFAULT_MINUTE
     workers: int = 100
     tasks: int = 100
     mix: Mapping[str, int] = field(default_factory=lambda: parse_mix(DEFAULT_MIX))
     seed: int = 0
+    checkpoint_interval: int = 0
+    """The runner's own: save every that many results. 0, its default: only at the end of the batch."""
     limit: float = 480.0
     only: str | None = None
     kill_at: float | None = None
@@ -45,6 +49,8 @@ class Plan:
         for name, count in (("workers", self.workers), ("tasks", self.tasks)):
             if count < 1:
                 raise ValueError(f"--{name} must be at least 1, not {count}")
+        if self.checkpoint_interval < 0:
+            raise ValueError(f"--checkpoint-interval must not be negative: {self.checkpoint_interval}")
         if self.kill_at is not None and self.only == "before":
             raise ValueError("--kill-at is about the run with the line: it does nothing with --only before")
 
@@ -65,8 +71,8 @@ class Plan:
     def library_settings(self) -> dict[str, str]:
         """The library's own defaults, in this replay's minutes."""
         return {
-            "THREADSAFE_TIMEOUT_LLM_TIMEOUT": f"{_LLM_MINUTES * self.minute:g}",
-            "THREADSAFE_TIMEOUT_INTERACTIVE_TIMEOUT": f"{_INTERACTIVE_MINUTES * self.minute:g}",
+            "THREADSAFE_TIMEOUT_LLM_TIMEOUT": f"{max(_LLM[0] * self.minute, _LLM[1]):g}",
+            "THREADSAFE_TIMEOUT_INTERACTIVE_TIMEOUT": f"{max(_INTERACTIVE[0] * self.minute, _INTERACTIVE[1]):g}",
             "THREADSAFE_TIMEOUT_GRACE": f"{self.grace:g}",
         }
 

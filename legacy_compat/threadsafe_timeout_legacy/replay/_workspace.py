@@ -25,11 +25,15 @@ DATABASE = Path("pilot_bench_cumulative_results", "master_database.json")
 JOURNAL = Path(".threadsafe_timeout", "smart_batch_runner.jsonl")
 # The back-off of the openai client (0.5 s, doubled up to 8 s) is a constant of its module and knows nothing of
 # compressed minutes: unscaled it would be many legacy minutes. Scaled here for both runs alike.
+# Its modules for chat and embeddings are imported on first use, by a hundred threads at once: imported here, before
+# the batch, because what importing costs does not scale with the minute either.
 _SITECUSTOMIZE = '''\
-"""Scales the openai client's own back-off with the legacy minute, in every run of a replay alike."""
+"""For every run of a replay alike: the openai client's own back-off scaled with the legacy minute, its imports done."""
 import os
 
 import openai._base_client as client
+import openai.resources.chat.completions
+import openai.resources.embeddings
 
 scale = float(os.environ["LEGACY_MINUTE_SECONDS"]) / 60
 client.INITIAL_RETRY_DELAY *= scale
@@ -69,8 +73,8 @@ def prepare(folder: Path, plan: Plan, side: str, base_url: str) -> Workspace:
     (site / "sitecustomize.py").write_text(_SITECUSTOMIZE)
     command = [sys.executable, str(script), "--num-tasks", str(plan.tasks), "--workers", str(plan.workers),
                "--qps", "0", "--seed", str(plan.seed)]
-    if plan.version == "last":
-        command += ["--checkpoint-interval", "20"]
+    if plan.checkpoint_interval:
+        command += ["--checkpoint-interval", str(plan.checkpoint_interval)]
     environment = _environment(plan, side, base_url, [site, *paths])
     return Workspace(folder, work, command, environment, _difference(original, script))
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mix", metavar="NAME=N,...", help=f"how the model behaves (default {_plan.DEFAULT_MIX})")
     parser.add_argument("--seed", type=int, help="which task gets which behaviour (default 0)")
     parser.add_argument("--version", choices=("2025-08-16", "last"),
-                        help="the runner of the incident, or the last one (default last)")
+                        help=f"the runner of the incident, or the last one (default {defaults.version})")
+    parser.add_argument("--checkpoint-interval", type=int, metavar="N",
+                        help="have the runner itself save every N results (default: its own, only at the end)")
     parser.add_argument("--only", choices=("before", "after"), help="run one of the two sides")
     parser.add_argument("--limit", type=float, metavar="MINUTES",
                         help=f"legacy minutes after which a run is ended (default {defaults.limit:g}: eight hours)")
@@ -84,7 +86,7 @@ def plan_of(arguments: argparse.Namespace) -> _plan.Plan:
     from threadsafe_timeout.testing.fake_llm import parse_mix
 
     values: dict[str, Any] = dict(_plan.QUICK) if arguments.quick else {}
-    for name in ("minute", "workers", "tasks", "mix", "seed", "version", "only", "limit", "kill_at"):
+    for name in (field.name for field in fields(_plan.Plan)):
         value = getattr(arguments, name)
         if value is not None:
             values[name] = value

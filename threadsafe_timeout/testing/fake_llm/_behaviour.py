@@ -155,6 +155,7 @@ async def _speak(connection: Connection, behaviour: str, value: dict[str, Any], 
     model = str(value.get("model", "fake-llm"))
     text = (_conversation.classification() if behaviour == "classifier"
             else _conversation.say(behaviour, exchange.task, messages))
+    exchange.closing = text == _conversation.CLOSING
     size = sum(len(_conversation.text_of(message)) for message in messages)
     created = int(_clock.wall_time())
     if not value.get("stream"):

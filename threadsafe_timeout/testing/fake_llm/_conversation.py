@@ -12,7 +12,7 @@ from typing import Any
 
 from threadsafe_timeout.testing.fake_llm._mix import stable_hash
 
-__all__ = ["Message", "classification", "first_user_text", "is_classification", "required_tools", "say"]
+__all__ = ["CLOSING", "Message", "classification", "first_user_text", "is_classification", "required_tools", "say"]
 
 Message = dict[str, Any]
 

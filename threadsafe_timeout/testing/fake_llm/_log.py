@@ -39,6 +39,8 @@ class RequestRecord:
     """The HTTP status that was sent; None: none was."""
     bytes: int = 0
     """Bytes of body that were sent."""
+    closing: bool = False
+    """The answer said that the task is completed."""
     held_after_deadline: float = 0.0
     """Seconds it was open after its task's deadline."""
 
@@ -92,7 +94,8 @@ def _request(start: Mapping[str, Any], end: Mapping[str, Any]) -> RequestRecord:
         id=start["id"], connection=start["connection"], run=start["run"], task=start["task"],
         behaviour=start["behaviour"], path=start["path"], start=start["t"], wall=start["wall"], late=start["late"],
         after_deadline=start["after_deadline"], end=end.get("t"), outcome=end.get("outcome"), status=end.get("status"),
-        bytes=end.get("bytes", 0), held_after_deadline=end.get("held_after_deadline", 0.0),
+        bytes=end.get("bytes", 0), closing=end.get("closing", False),
+        held_after_deadline=end.get("held_after_deadline", 0.0),
     )
 
 

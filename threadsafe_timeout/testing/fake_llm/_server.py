@@ -49,6 +49,7 @@ class Exchange:
     deadline_at: float | None
     status: int | None = None
     bytes: int = 0
+    closing: bool = False
     ended: bool = field(default=False, repr=False)
 
 
@@ -121,7 +122,7 @@ class Server:
         now = self.loop.time()
         held = 0.0 if exchange.deadline_at is None else max(0.0, now - exchange.deadline_at)
         self.log.write(event="end", id=exchange.id, t=now, outcome=outcome, status=exchange.status,
-                       bytes=exchange.bytes, held_after_deadline=held)
+                       bytes=exchange.bytes, closing=exchange.closing, held_after_deadline=held)
 
     def stop(self) -> None:
         """Close every connection; what was open is logged as `server_stopped`."""
