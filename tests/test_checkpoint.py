@@ -121,7 +121,8 @@ def test_leaving_the_block_by_an_exception_leaves_the_run_unfinished(path: Path)
             writer.save("k", 1)
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, fail)
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not load_checkpoint(path).ended
 
 
@@ -366,7 +367,8 @@ def test_a_checkpointed_function_that_raised_runs_again_unless_told_otherwise(pa
 
     fail, calls = make()
     for n in (0, 1, 1):
-        pytest.raises((KeyError, TimeoutError), fail, n)
+        with pytest.raises((KeyError, TimeoutError)):
+            fail(n)
     fail.close()
     assert calls == [0, 1, 1]
     assert sorted(load_checkpoint(path).counts()) == ["failed", "timeout"]

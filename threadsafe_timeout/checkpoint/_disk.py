@@ -10,7 +10,18 @@ import errno
 import os
 import sys
 
-__all__ = ["open_file", "read", "rename", "sync", "sync_directory", "truncate", "write", "write_all"]
+__all__ = [
+    "make_directories",
+    "open_file",
+    "read",
+    "rename",
+    "sync",
+    "sync_directory",
+    "sync_once",
+    "truncate",
+    "write",
+    "write_all",
+]
 
 # Filesystems that have nothing to sync in a directory say so with one of these.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
@@ -53,7 +64,7 @@ def write_all(fd: int, data: bytes) -> None:
 def sync(fd: int) -> None:
     while True:
         try:
-            return _sync(fd)
+            return sync_once(fd)
         except InterruptedError:
             continue
 
@@ -61,12 +72,12 @@ def sync(fd: int) -> None:
 if sys.platform == "darwin":
     import fcntl
 
-    def _sync(fd: int) -> None:
+    def sync_once(fd: int) -> None:
         # fsync on macOS stops at the drive's cache.
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
 else:
 
-    def _sync(fd: int) -> None:
+    def sync_once(fd: int) -> None:
         # Syncs the size too (it is needed to read the data back), but not the times.
         os.fdatasync(fd)
 

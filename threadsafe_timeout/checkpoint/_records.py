@@ -228,7 +228,7 @@ def _load_journal(
         loaded.ended = fields["event"] == _format.CLOSED
         if "key" in fields:
             loaded._add(Record(fields, line, types, source))
-    return loaded or Checkpoint(name, {})
+    return Checkpoint(name, {}) if loaded is None else loaded
 
 
 def attempts_in(path: str) -> dict[Key, int]:

@@ -297,8 +297,8 @@ class CheckpointWriter:
             # A saver that was interrupted while it waited wakes nobody: it must not be in the chain. (One that is
             # interrupted from now on finds its successor in `next`.)
             chain = [waiting for waiting in batch if waiting.settled and waiting.waiting and waiting is not entry]
-            for waiting, following in itertools.pairwise(chain):
-                waiting.next = following
+            for waiting, after in itertools.pairwise(chain):
+                waiting.next = after
             following = chain[0] if chain else entry.next
         if leader is not None:
             # Before the others: the next sync should be under way while they wake up.
@@ -315,7 +315,7 @@ class CheckpointWriter:
         if lines or self._spill.path is not None:
             problem = self._try_journal(lines, sync=any(entry.durable for entry in batch))
             if problem is not None:
-                problem = self._try_spill(lines, problem)
+                problem = self._try_spill(lines, problem) if lines else None
         else:
             problem = None
         for entry in batch:
