@@ -221,10 +221,15 @@ def _export_records(args: argparse.Namespace) -> int:
 def _import_records(args: argparse.Namespace) -> int:
     given = dict(item.partition("=")[::2] for item in args.given)
     read = _export.foreign_formats()[args.source]().read
+    try:
+        finished = list(read(args.files, **given))  # all of it first: a bad file must not leave half an import
+    except ValueError as error:
+        sys.stderr.write(f"threadsafe-timeout: {error}\n")
+        return 1
     known = set(load_checkpoint(args.path)) if os.path.exists(args.path) else set()
     counts = {"added": 0, "known": 0}
     with CheckpointWriter(args.path, default=repr) as writer:
-        for key, status, result in read(args.files, **given):
+        for key, status, result in finished:
             if key in known:
                 counts["known"] += 1
                 continue
