@@ -91,8 +91,9 @@ def _execute(options: Callable[[], GuardOptions], function: Callable[..., Any], 
         _watch.reset(token)
     if watch.ended is not None and isinstance(result, dict):
         result["error_type"] = watch.ended
-        if not result.get("error"):
-            result["error"] = watch.explain()
+        # First, because runners tell a timeout by this text; what the executor made of it stays behind.
+        made_of_it = result.get("error")
+        result["error"] = watch.explain() + (f" ({made_of_it})" if made_of_it else "")
     return result
 
 

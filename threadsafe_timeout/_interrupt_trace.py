@@ -7,8 +7,9 @@ the first frame is unwound. `while True: pass` is one instruction that
 jumps to itself and fires no line events: functions with a loop on one line get opcode events too, of which only those
 at a loop's head count.
 
-Needs two things no API gives: which C function calls a Python trace function, and where a thread's state is. Both are
-read from the state of the thread that asks, at offsets fixed for all of 3.11, and verified there before use. A thread
+Needs two things no API gives: which C function calls a Python trace function, which is read from the state of the
+thread that asks, at offsets fixed for all of 3.11 and verified there before use; and where another thread's state is,
+which that thread has told (`_thread_states`). A thread
 that is being traced (a debugger, coverage) is left alone.
 """
 
@@ -21,7 +22,7 @@ from threading import get_ident
 from types import FrameType
 from typing import Any
 
-from threadsafe_timeout import _interrupt
+from threadsafe_timeout import _interrupt, _thread_states
 from threadsafe_timeout._codemap import code_map
 from threadsafe_timeout._transparent import is_protected
 
@@ -51,12 +52,9 @@ class Tracing:
 
     def __init__(self, on_line: Callable[[FrameType, int], None]) -> None:
         self._on_line = on_line
-        self._armed: set[int] = set()
         api = ctypes.pythonapi  # its functions are called with the GIL held
         self._set_trace: Any = api._PyEval_SetTrace
         self._set_trace.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.py_object]
-        self._clear_trace: Any = api["_PyEval_SetTrace"]
-        self._clear_trace.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         self._this: Any = api.PyThreadState_Get
         self._this.restype = ctypes.c_void_p
         self._hook = self._trace  # one object, so that it can be recognised
@@ -80,44 +78,22 @@ class Tracing:
     def arm(self, stacks: dict[int, FrameType]) -> None:
         if self._trampoline is None:
             return
-        states = self._states(set(stacks) | self._armed)
-        for ident in self._armed - set(stacks):
-            state = states.get(ident)
-            if state is not None and state.c_traceobj == id(self._hook):
-                self._clear_trace(ctypes.addressof(state), None, None)
         for frame in stacks.values():
             _map_all(frame)
         # Mapping may take longer than the GIL is left to one thread: where are they now?
         now = sys._current_frames()
-        armed = set()
+        # A thread that is owed nothing any more takes its hook out itself, at its next event.
         for ident in stacks:
-            state = states.get(ident)
-            if state is None or (state.c_tracefunc and state.c_traceobj != id(self._hook)):
-                continue
-            armed.add(ident)
-            self._mark(now.get(ident))
-            if not state.c_tracefunc:
-                self._set_trace(ctypes.addressof(state), self._trampoline, self._hook)
-        self._armed = armed
-
-    def _states(self, idents: set[int]) -> dict[int, _ThreadState]:
-        """The states of these threads. The list only changes at its head without the GIL, so it is safe to walk."""
-        found = {}
-        address = self._first_state()
-        while address:
-            state = _ThreadState.from_address(address)
-            if state.thread_id in idents:
-                found[state.thread_id] = state
-            address = state.next
-        return found
-
-    def _first_state(self) -> int | None:
-        address: int = self._this()
-        while True:
-            before = _ThreadState.from_address(address).prev
-            if not before:
-                return address
-            address = before
+            with _thread_states.lock:  # while it is held, a state that is found is not freed
+                address = _thread_states.states.get(ident)
+                if address is None:
+                    continue
+                state = _ThreadState.from_address(address)
+                if state.c_tracefunc and state.c_traceobj != id(self._hook):
+                    continue
+                self._mark(now.get(ident))
+                if not state.c_tracefunc:
+                    self._set_trace(address, self._trampoline, self._hook)
 
     def _mark(self, frame: FrameType | None) -> None:
         """Line events reach only frames with a trace function of their own."""

@@ -28,6 +28,7 @@ What the pool and the patches use:
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
@@ -68,6 +69,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NEW, _ACTIVE, _DONE = range(3)
 _INFINITY = math.inf
 _COROUTINE = 0x80 | 0x200  # code flags: a coroutine, an asynchronous generator
+# The interrupt on 3.11 needs to know each thread's state; None elsewhere.
+_this_thread: Any = None
+if sys.version_info < (3, 12) and sys.implementation.name == "cpython":
+    from threadsafe_timeout._thread_states import ThisThread
+
+    _this_thread = ThisThread()
 _current: ContextVar[CancelScope | None] = ContextVar("threadsafe_timeout_scope", default=None)
 
 
@@ -85,6 +92,17 @@ class CancelScope:
     )  # fmt: skip
 
     _shield_until = -math.inf  # for shields a slot
+    name: str | None
+    cancelled_caught: bool
+    _budget: float | None
+    _deadline: float  # written under _timer.lock once entered
+    _reason: str | None  # guarded by _timer.lock
+    _cancelled: bool  # written under _timer.lock, and only ever from False to True
+    _delivered: bool
+    _state: int  # written by the thread that enters and leaves
+    _callbacks: dict[Registration, None] | None  # guarded by _timer.lock
+    _entry: _timer.Entry | None  # guarded by _timer.lock
+    _extras: _Extras | None
     # Set on entry, by the thread that enters:
     _thread: int  # its ident
     _frame: FrameType | None  # the frame whose `with` this is, while inside; what an interrupt looks for
@@ -110,16 +128,10 @@ class CancelScope:
     def _prepare(self, name: str | None) -> None:
         """All of __init__ for a scope without options, which skips it: a call of a class costs as much as this."""
         self.name = name
-        self.cancelled_caught = False
-        self._budget: float | None = None
-        self._deadline = _INFINITY  # written under _timer.lock once entered
-        self._reason: str | None = None  # guarded by _timer.lock
-        self._cancelled = False  # written under _timer.lock, and only ever from False to True
-        self._delivered = False
-        self._state = _NEW  # written by the thread that enters and leaves
-        self._callbacks: dict[Registration, None] | None = None  # guarded by _timer.lock
-        self._entry: _timer.Entry | None = None  # guarded by _timer.lock
-        self._extras: _Extras | None = None
+        self.cancelled_caught = self._cancelled = self._delivered = False
+        self._state = _NEW
+        self._deadline = _INFINITY
+        self._budget = self._reason = self._callbacks = self._entry = self._extras = None
 
     @property
     def deadline(self) -> float:
@@ -177,6 +189,8 @@ class CancelScope:
         self._frame = frame = _frame or _getframe(1)
         self._entered_by = frame.f_lasti
         self._thread = ident = get_ident()
+        if _this_thread is not None:
+            _this_thread.here  # noqa: B018  # tells the thread's state on its first scope
         self._entered_at = now = _clock.monotonic()
         parent = _current.get()
         self._reset = _current.set(self)
@@ -538,7 +552,8 @@ def shield(grace: float, *, name: str | None = None) -> CancelScope:
 
 def _copy(scope: _FailScope, name: str | None) -> _FailScope:
     """A fresh scope with the same limits."""
-    fresh = _FailScope(name=name)
+    fresh = _FailScope.__new__(_FailScope)
+    fresh._prepare(name)
     if scope._budget is not None:
         fresh._budget = scope._budget
     else:

@@ -1,0 +1,208 @@
+"""The replica of the legacy runner, unmodified but for the one line, against a server that misbehaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from threadsafe_timeout_legacy.replica import replica_path
+
+from threadsafe_timeout.checkpoint import load_checkpoint
+from threadsafe_timeout.testing.fake_llm import FakeLLM
+
+pytest.importorskip("openai")
+
+MINUTE = 0.4  # seconds of one legacy minute: a task's ten minutes are four seconds
+TASKS = 12
+MIX = {"hang": 4, "trickle": 3, "search": 2, "good": 3}
+LINE = "import threadsafe_timeout.auto\n"
+
+
+def prepare(work: Path, version: str, runner: str = "smart_batch_runner.py") -> Path:
+    """A copy of the replica with the one line in it."""
+    for directory in reversed(replica_path(version)):
+        shutil.copytree(directory, work / "src", dirs_exist_ok=True)
+    script = work / "src" / runner
+    text = script.read_text()
+    future = "from __future__ import annotations\n"
+    script.write_text(text.replace(future, future + LINE, 1) if future in text else LINE + text)
+    return script
+
+
+def environment(server: FakeLLM) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("THREADSAFE_TIMEOUT_")},
+        "LEGACY_MINUTE_SECONDS": str(MINUTE),
+        "LEGACY_BASE_URL": server.base_url,
+        "LEGACY_API_KEY": "unused",
+        "THREADSAFE_TIMEOUT_LLM_TIMEOUT": str(2 * MINUTE),
+        "THREADSAFE_TIMEOUT_GRACE": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }
+
+
+@contextlib.contextmanager
+def started(script: Path, work: Path, server: FakeLLM, *arguments: str):
+    command = [
+        sys.executable, str(script), "--num-tasks", str(TASKS), "--workers", str(TASKS), "--qps", "0", "--seed", "3",
+        *arguments,
+    ]  # fmt: skip
+    with (work / "out.txt").open("a") as out:
+        process = subprocess.Popen(command, cwd=work, env=environment(server), stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+def journal(work: Path) -> Path:
+    return work / ".threadsafe_timeout" / "smart_batch_runner.jsonl"
+
+
+def database(work: Path) -> dict:
+    return json.loads((work / "pilot_bench_cumulative_results" / "master_database.json").read_text())
+
+
+def finished_lines(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):  # the last one may be half written
+            event = json.loads(line)
+            if event["event"] in {"done", "timeout", "loop", "failed"}:
+                lines.append(event)
+    return lines
+
+
+def wait_for_lines(path: Path, count: int, process: subprocess.Popen) -> None:
+    pause, until = threading.Event(), time.monotonic() + 30
+    while len(finished_lines(path)) < count and process.poll() is None:
+        assert time.monotonic() < until, "the runner saved nothing"
+        pause.wait(0.01)
+
+
+@pytest.mark.parametrize("version", ["2025-08-16", "last"])
+def test_one_line_makes_the_stalled_batch_end(version, tmp_path):
+    script = prepare(tmp_path, version)
+    with FakeLLM(mix=MIX, seed=5, minute=MINUTE, deadline=10 * MINUTE) as server:
+        with started(script, tmp_path, server) as process:
+            assert process.wait(45) == 0, (tmp_path / "out.txt").read_text()
+        records = server.requests()
+    assert database(tmp_path)["summary"]["total_tests"] == TASKS
+    checkpoint = load_checkpoint(journal(tmp_path))
+    assert len(checkpoint) == TASKS
+    counts = checkpoint.counts()
+    assert counts["loop"] == MIX["search"]
+    # What hangs or trickles ends by the task's deadline, or by the client's own timeouts where those still work.
+    assert counts["timeout"] + counts["done"] == TASKS - MIX["search"]
+    assert not [record for record in records if record.late], "a request was begun after its task's deadline"
+    good = [record for record in checkpoint.values() if record.result.get("success")]
+    assert len(good) == MIX["good"]
+    loop = next(record.result for record in checkpoint.values() if record.status == "loop")
+    assert loop["error_type"] == "search_loop"
+    assert loop["tool_coverage_rate"] is not None, "the executor's own evaluation ran"
+
+
+@pytest.mark.parametrize("version", ["2025-08-16", "last"])
+def test_killed_and_started_again_nothing_finished_runs_twice(version, tmp_path):
+    script = prepare(tmp_path, version)
+    with FakeLLM(mix={"good": 8, "hang": 2, "trickle": 2}, seed=5, minute=MINUTE, deadline=10 * MINUTE) as server:
+        saved_before: set[str] = set()
+        for count in (2, 5):
+            server.begin_run(f"killed at {count}")
+            with started(script, tmp_path, server) as process:
+                wait_for_lines(journal(tmp_path), count, process)
+                process.send_signal(signal.SIGKILL)
+                process.wait(10)
+            saved_before = {line["key"] for line in finished_lines(journal(tmp_path))}
+            assert len(saved_before) >= count
+        server.begin_run("resumed")
+        with started(script, tmp_path, server) as process:
+            assert process.wait(45) == 0, (tmp_path / "out.txt").read_text()
+        asked = {record.task for record in server.requests() if record.run == "resumed"}
+    assert database(tmp_path)["summary"]["total_tests"] == TASKS
+    lines = finished_lines(journal(tmp_path))
+    assert len(lines) == len({line["key"] for line in lines}) == TASKS, "a finished task was run again"
+    assert len(asked) == TASKS - len(saved_before), "a finished task made a request"
+
+
+def test_a_run_that_ended_is_kept_aside_and_the_next_starts_afresh(tmp_path):
+    script = prepare(tmp_path, "last")
+    with FakeLLM(mix={"good": 1}, minute=MINUTE) as server:
+        for _ in range(2):
+            with started(script, tmp_path, server) as process:
+                assert process.wait(45) == 0, (tmp_path / "out.txt").read_text()
+    journals = sorted((tmp_path / ".threadsafe_timeout").glob("*.jsonl"))
+    assert len(journals) == 2
+    assert [len(load_checkpoint(path)) for path in journals] == [TASKS, TASKS]
+    assert database(tmp_path)["summary"]["total_tests"] == 2 * TASKS
+
+
+def test_adaptive_batches_end_too(tmp_path):
+    script = prepare(tmp_path, "last")
+    with FakeLLM(mix=MIX, seed=5, minute=MINUTE, deadline=10 * MINUTE) as server, started(
+        script, tmp_path, server, "--adaptive"
+    ) as process:
+        assert process.wait(45) == 0, (tmp_path / "out.txt").read_text()
+    assert len(load_checkpoint(journal(tmp_path))) == TASKS
+
+
+def test_a_hanging_classifier_does_not_hold_the_batch(tmp_path):
+    script = prepare(tmp_path, "last")
+    mix = {"good": 11, "error500": 1}
+    with FakeLLM(mix=mix, seed=5, minute=MINUTE, classifier="hang") as server, started(
+        script, tmp_path, server, "--classifier"
+    ) as process:
+        assert process.wait(50) == 0, (tmp_path / "out.txt").read_text()
+    assert database(tmp_path)["summary"]["total_tests"] == TASKS
+
+
+def test_the_runner_as_the_program_itself(tmp_path):
+    """`batch_test_runner.py` is what is started: its classes are in __main__ and nothing imports them."""
+    script = prepare(tmp_path, "last", "batch_test_runner.py")
+    with script.open("a") as program:
+        program.write(
+            "\n\nif __name__ == '__main__':\n"
+            "    runner = BatchTestRunner(silent=True)\n"
+            "    tasks = [TestTask('gpt-4o-mini', 'simple_task', 'baseline', required_tools=['a']) for _ in range(4)]\n"
+            "    results = runner.run_concurrent_batch(tasks, workers=4, qps=0)\n"
+            "    print('results', len(results), flush=True)\n"
+        )
+    with FakeLLM(mix={"trickle": 1}, minute=MINUTE, deadline=10 * MINUTE) as server, started(
+        script, tmp_path, server
+    ) as process:
+        assert process.wait(45) == 0, (tmp_path / "out.txt").read_text()
+    assert "results 4" in (tmp_path / "out.txt").read_text()
+    checkpoint = load_checkpoint(tmp_path / ".threadsafe_timeout" / "batch_test_runner.jsonl")
+    assert len(checkpoint) == 4, "equal tasks have keys of their own"
+
+
+def test_uninstall_gives_the_runner_back(tmp_path):
+    prepare(tmp_path, "last")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "src")!r})
+import threadsafe_timeout as t, batch_test_runner as b, interactive_executor as i
+before = [dict(vars(c)) for c in (b.BatchTestRunner, i.InteractiveExecutor)]
+t.install()
+t.uninstall()
+after = [dict(vars(c)) for c in (b.BatchTestRunner, i.InteractiveExecutor)]
+assert [sorted(x) for x in before] == [sorted(x) for x in after]
+assert all(x[n] is y[n] for x, y in zip(before, after) for n in x)
+from threadsafe_timeout._pool import StandardThreadPoolExecutor
+assert b.ThreadPoolExecutor is StandardThreadPoolExecutor
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
