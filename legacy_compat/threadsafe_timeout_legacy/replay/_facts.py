@@ -89,7 +89,8 @@ def conditions(plan: Plan) -> list[tuple[str, str]]:
         ("model behaviour (weights)", mix),
         ("compressed time", f"one legacy minute takes {plan.minute:g} s; timeouts, pauses and answers scale with it"),
         ("deadline of a task", f"{DEADLINE_MINUTES:g} legacy minutes = {plan.deadline:g} s"),
-        ("the library's settings, scaled", settings + " (2 and 5 legacy minutes, but not under 1 s and 2 s; the grace is not scaled)"),
+        ("the library's settings, scaled",
+         settings + " (2 and 5 legacy minutes, but not under 1.5 s and 2 s; the grace is not scaled)"),
     ]
 
 

@@ -21,7 +21,7 @@ QUICK: Mapping[str, float | int | str] = {
 DEADLINE_MINUTES = 10.0  # what both versions give a task of the model that is replayed: 600 s
 # The library's defaults in legacy minutes, and how many real seconds they never go below: what a hundred threads cost
 # one interpreter (a client each, their first requests: about a second) does not shrink with the minute.
-_LLM = (2.0, 1.0)
+_LLM = (2.0, 1.5)
 _INTERACTIVE = (5.0, 2.0)
 _GRACE_SECONDS = 0.5
 

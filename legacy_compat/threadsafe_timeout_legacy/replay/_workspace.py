@@ -102,6 +102,7 @@ def _environment(plan: Plan, side: str, base_url: str, paths: list[Path]) -> dic
     environment |= {
         "PYTHONPATH": os.pathsep.join([*map(str, paths), *([inherited] if inherited else [])]),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",  # a crash leaves its stacks in output.txt
         "LEGACY_MINUTE_SECONDS": f"{plan.minute:g}",
         "LEGACY_BASE_URL": base_url,
         "LEGACY_API_KEY": "unused",
