@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Protocol
 from threadsafe_timeout import _clock, _scope, _timer
 from threadsafe_timeout._codemap import Verdict, code_map
 from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._frames import current_frames
 from threadsafe_timeout._transparent import is_protected
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _look() -> None:
     if _mechanism is None:
         return
     stacks = {}
-    frames = sys._current_frames() if targets else {}
+    frames = current_frames() if targets else {}
     for target in targets:
         frame = frames.get(target.ident)
         if frame is not None and target.wants(frame, now):

@@ -24,6 +24,7 @@ from typing import Any
 
 from threadsafe_timeout import _interrupt, _thread_states
 from threadsafe_timeout._codemap import code_map
+from threadsafe_timeout._frames import current_frames
 from threadsafe_timeout._transparent import is_protected
 
 __all__ = ["Tracing"]
@@ -81,7 +82,7 @@ class Tracing:
         for frame in stacks.values():
             _map_all(frame)
         # Mapping may take longer than the GIL is left to one thread: where are they now?
-        now = sys._current_frames()
+        now = current_frames()
         # A thread that is owed nothing any more takes its hook out itself, at its next event.
         for ident in stacks:
             with _thread_states.lock:  # while it is held, a state that is found is not freed

@@ -11,7 +11,6 @@ Guarantees:
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout import _clock, _scope, _timer
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
+from threadsafe_timeout._frames import current_frames
 
 if TYPE_CHECKING:
     from threadsafe_timeout._workers import Crew, Worker
@@ -226,7 +226,7 @@ class Task:
     def stack(self) -> str:
         """Where the task's thread is: file, line and function of each frame, without the values of variables."""
         thread = self.worker.thread if self.worker is not None else None
-        frame = sys._current_frames().get(thread.ident) if thread is not None and thread.ident else None
+        frame = current_frames().get(thread.ident) if thread is not None and thread.ident else None
         if frame is None:
             return "(no Python frame)\n"
         frames = traceback.extract_stack(frame)
