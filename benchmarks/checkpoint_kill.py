@@ -114,8 +114,9 @@ def main() -> int:
             if done == TASKS:
                 journals += 1
                 path, acknowledged = Path(folder, f"{journals}.jsonl"), set()
-    print(f"{args.kills} kills, {acknowledged_in_all} acknowledged records, {journals} journals completed, {torn} torn "
-          f"last lines forgiven, {time.perf_counter() - begin:.0f} s, seed {seed}: none lost, none twice, none repeated")
+    print(f"{args.kills} kills, {acknowledged_in_all} acknowledged records, {journals} journals completed")
+    print(f"{torn} torn last lines forgiven; {time.perf_counter() - begin:.0f} s, seed {seed}")
+    print("none lost, none twice, none repeated")
     return 0
 
 

@@ -398,7 +398,7 @@ def violations(c):
     if c.entered != c.fin: bad.append(f"finally {c.entered} {c.fin}")
     if c.cm_in != c.cm_out: bad.append(f"cm {c.cm_in} {c.cm_out}")
     for h in log.handlers:
-        if h.lock._is_owned(): bad.append("log lock")
+        if h.lock is not None and h.lock._is_owned(): bad.append("log lock")
     return bad
 
 

@@ -52,7 +52,7 @@ def line(child: subprocess.Popen[str]) -> str:
     return child.stdout.readline().strip()
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(120, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.stress)])
 def test_sigkill_at_random_moments(kills: int) -> None:
     done = subprocess.run(
         [sys.executable, KILLER, "--kills", str(kills)], capture_output=True, text=True, timeout=58, check=False
@@ -63,7 +63,7 @@ def test_sigkill_at_random_moments(kills: int) -> None:
 
 MANY = """
     import threading
-    me, count, threads = int(sys.argv[2]), int(sys.argv[3]), 4
+    me, count, threads = int(sys.argv[2]), int(sys.argv[3]), 16
     writer = CheckpointWriter(path, lock_timeout=60)
     print("ready", flush=True)
     sys.stdin.readline()
