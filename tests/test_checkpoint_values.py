@@ -233,8 +233,9 @@ def test_numpy() -> None:
         dumps([numpy.zeros(1, dtype=[("a", "i4")])])
 
 
-def test_a_hundred_megabytes(tmp_path: Path) -> None:
-    value = {"text": "x" * 100_000_000, "after": 1}
+@pytest.mark.parametrize("megabytes", [5, pytest.param(100, marks=pytest.mark.stress)])
+def test_large_results(tmp_path: Path, megabytes: int) -> None:
+    value = {"text": "x" * 1_000_000 * megabytes, "after": 1}
     with CheckpointWriter(tmp_path / "run.jsonl", mode="fast") as writer:
         writer.save("big", value)
         writer.save("small", 1)
