@@ -24,7 +24,7 @@ from typing import Any
 
 from threadsafe_timeout import _interrupt, _thread_states
 from threadsafe_timeout._codemap import code_map
-from threadsafe_timeout._frames import current_frames
+from threadsafe_timeout._frames import current_frames, frames_of_others
 from threadsafe_timeout._transparent import is_protected
 
 __all__ = ["Tracing"]
@@ -77,8 +77,11 @@ class Tracing:
             sys.settrace(None)
 
     def arm(self, stacks: dict[int, FrameType]) -> None:
-        if self._trampoline is None:
-            return
+        if self._trampoline is not None:
+            with frames_of_others():
+                self._arm(stacks)
+
+    def _arm(self, stacks: dict[int, FrameType]) -> None:
         for frame in stacks.values():
             _map_all(frame)
         # Mapping may take longer than the GIL is left to one thread: where are they now?

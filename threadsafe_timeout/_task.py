@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout import _clock, _scope, _timer
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._frames import current_frames
+from threadsafe_timeout._frames import current_frames, frames_of_others
 
 if TYPE_CHECKING:
     from threadsafe_timeout._workers import Crew, Worker
@@ -226,10 +226,11 @@ class Task:
     def stack(self) -> str:
         """Where the task's thread is: file, line and function of each frame, without the values of variables."""
         thread = self.worker.thread if self.worker is not None else None
-        frame = current_frames().get(thread.ident) if thread is not None and thread.ident else None
-        if frame is None:
-            return "(no Python frame)\n"
-        frames = traceback.extract_stack(frame)
+        with frames_of_others():
+            frame = current_frames().get(thread.ident) if thread is not None and thread.ident else None
+            if frame is None:
+                return "(no Python frame)\n"
+            frames = traceback.extract_stack(frame)
         # From the task's own function on: what starts a thread and a worker is the same for all of them.
         ours = [number for number, entry in enumerate(frames) if entry.filename == __file__]
         return "".join(traceback.format_list(frames[ours[-1] + 1 :] if ours else frames)) or "(in the pool itself)\n"
