@@ -405,8 +405,7 @@ def test_fixture_starts_servers_that_end_with_the_test(tmp_path: Path) -> None:
         "    open('pid', 'w').write(str(llm.pid))\n"
         "    assert llm.requests() == []\n"
     )
-    plugin = "threadsafe_timeout.testing.fake_llm.pytest_plugin"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
