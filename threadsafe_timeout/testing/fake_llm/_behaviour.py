@@ -167,24 +167,24 @@ async def _speak(connection: Connection, behaviour: str, value: dict[str, Any], 
     events = list(_wire.stream_chunks(exchange.id, created, model, size, text, include_usage=usage))
     await _think(connection, salt, bounds, 0.5)
     connection.start(200, _EVENT_STREAM)
-    async for event in _broken(behaviour, events):
+    async for event in _broken(behaviour, events[:-1]):
         await _think(connection, salt, bounds, 0.5 / len(events))
         connection.send(event)
-    connection.finish()
+    connection.finish(events[-1])
 
 
 def _send_whole(connection: Connection, behaviour: str, body: bytes) -> None:
     if behaviour == "garbage":
         body = body[: len(body) // 2]
     connection.start(200, [*_JSON, ("content-length", str(len(body)))])
-    connection.send(body[: len(body) // 2] if behaviour == "drop" else body)
     if behaviour == "drop":
+        connection.send(body[: len(body) // 2])
         raise Dropped
-    connection.finish()
+    connection.finish(body)
 
 
 async def _broken(behaviour: str, events: list[bytes]) -> AsyncIterator[bytes]:
-    """The events of a stream as `behaviour` sends them."""
+    """The events of a stream, but the last, as `behaviour` sends them."""
     for place, event in enumerate(events):
         if behaviour == "garbage" and place == 1:
             yield event[: len(event) // 2] + b"\n\n"

@@ -61,8 +61,7 @@ class Connection(asyncio.Protocol):
         """A whole answer."""
         body = _wire.encode(value)
         self.start(status, [_JSON, ("content-length", str(len(body))), *headers])
-        self.send(body)
-        self.finish()
+        self.finish(body)
 
     def start(self, status: int, headers: _Headers) -> None:
         if self.exchange is not None:
@@ -75,8 +74,13 @@ class Connection(asyncio.Protocol):
             self.exchange.bytes += len(data)
         self._write(h11.Data(data=data))
 
-    def finish(self) -> None:
-        self._write(h11.EndOfMessage())
+    def finish(self, data: bytes) -> None:
+        """The last part of an answer. It is logged before it is sent: a client that has it finds it in the log."""
+        wire = (self._http.send(h11.Data(data=data)) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+        if self.exchange is not None:
+            self.exchange.bytes += len(data)
+            self.server.end(self.exchange, "answered")
+        self.transport.write(wire)
 
     def abort(self) -> None:
         """Close now, whatever is open."""
@@ -132,9 +136,7 @@ class Connection(asyncio.Protocol):
                 self.server.end(self.exchange, "dropped")
             self._close()
             return
-        if self.exchange is not None:
-            self.server.end(self.exchange, "answered")
-            self.exchange = None
+        self.exchange = None
         self._answering = None
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
