@@ -278,11 +278,15 @@ class CheckpointWriter:
             raise
 
     def _lead(self, entry: _Entry) -> None:
-        with self._mutex:
-            batch = entry.batch = list(self._queue)
-            self._queue.clear()
-        self._write(batch)
+        self._write(entry)
         self._hand_on(entry)
+
+    def _take(self, entry: _Entry) -> list[_Entry]:
+        """Add what is queued to the batch that `entry` leads."""
+        with self._mutex:
+            entry.batch.extend(self._queue)
+            self._queue.clear()
+        return entry.batch
 
     def _hand_on(self, entry: _Entry) -> None:
         """Give the lead to the next saver and let the settled ones go. May be repeated if it was interrupted."""
@@ -310,14 +314,12 @@ class CheckpointWriter:
 
     # --- one commit: only the leader's thread gets here ---------------------------------------------------------
 
-    def _write(self, batch: list[_Entry]) -> None:
+    def _write(self, leader: _Entry) -> None:
+        problem = self._try_journal(leader)
+        batch = leader.batch if problem is None else self._take(leader)
         lines = [entry.line for entry in batch if entry.line]
-        if lines or self._spill.path is not None:
-            problem = self._try_journal(lines, sync=any(entry.durable for entry in batch))
-            if problem is not None:
-                problem = self._try_spill(lines, problem) if lines else None
-        else:
-            problem = None
+        if problem is not None:
+            problem = self._try_spill(lines, problem) if lines else None
         for entry in batch:
             entry.problem = problem
             entry.settled = True
@@ -335,11 +337,11 @@ class CheckpointWriter:
         with self._mutex:
             self._queue.extendleft(reversed(kept))
 
-    def _try_journal(self, lines: list[bytes], *, sync: bool) -> OSError | None:
+    def _try_journal(self, leader: _Entry) -> OSError | None:
         pauses = () if self._unavailable else _PAUSES
         for wait in (*pauses, None):
             try:
-                self._append(lines, sync=sync)
+                self._append(leader)
             except CheckpointLockTimeout as error:
                 problem: OSError = error
                 break
@@ -357,13 +359,18 @@ class CheckpointWriter:
         self._unavailable = True
         return problem
 
-    def _append(self, lines: list[bytes], *, sync: bool) -> None:
+    def _append(self, leader: _Entry) -> None:
+        if not leader.line and self._spill.path is None and not any(entry.line for entry in self._take(leader)):
+            return  # closing, and nothing to write
         journal = self._journal
         with journal.lock.held(min(self._lock_timeout, _IMPATIENT) if self._unavailable else self._lock_timeout):
             journal.ensure_current()
+            # Only now: who queued while the lock was waited for still shares this sync.
+            batch = self._take(leader)
+            lines = [entry.line for entry in batch if entry.line]
+            sync = any(entry.durable for entry in batch)
             if self._spill.path is not None:
                 lines = [*self._spill.lines(), *lines]
-                sync = True
             journal.append(lines, sync=sync and journal.durable)
             self._spill.remove()
 
