@@ -45,8 +45,10 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
     """A block or a task did not end by its deadline.
 
     `name` is the scope's or the task's, `budget` the seconds it had (None if it was given an instant), `elapsed` the
-    seconds it took, `reason` why it was cancelled.
+    seconds it took, `reason` why it was cancelled, `where` the file, line and function it was in then, if known.
     """
+
+    where: tuple[str, int, str] | None = None
 
     def __init__(
         self,
