@@ -82,7 +82,7 @@ class CodeMap:
         self.heads = frozenset(
             target
             for source, target in self._jumps.items()
-            if target <= source and "NO_INTERRUPT" not in self._names[source]
+            if target <= source and "NO_INTERRUPT" not in self._names[source] and self._leads_to(target, source)
         )
         self._pending = self._follow()
         self._guards: dict[int, int] = {}  # by handler of an except or finally: the clean-up that guards its body
@@ -149,6 +149,23 @@ class CodeMap:
             if self._names[offset] not in _NO_FALL_THROUGH:
                 work.append((self._next[offset], after))
         return pending
+
+    def _leads_to(self, start: int, end: int) -> bool:
+        """Whether `end` is reached from `start` without an exception. (A handler, placed last, jumps backwards too.)"""
+        seen: set[int] = set()
+        work = [start]
+        while work:
+            offset = work.pop()
+            if offset == end:
+                return True
+            if offset in seen or offset not in self._names:
+                continue
+            seen.add(offset)
+            if offset in self._jumps:
+                work.append(self._jumps[offset])
+            if self._names[offset] not in _NO_FALL_THROUGH:
+                work.append(self._next[offset])
+        return False
 
     def _after(self, offset: int, state: tuple[int, ...]) -> tuple[int, ...]:
         name = self._names[offset]

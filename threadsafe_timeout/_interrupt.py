@@ -143,6 +143,8 @@ def pursue(scope: CancelScope) -> None:
         _mechanism = _make_mechanism()
     now = _clock.monotonic()
     with _timer.lock:
+        if scope._frame is None:
+            return  # left in the meantime
         ident = scope._thread
         target = _targets.get(ident)
         if target is None:

@@ -265,12 +265,15 @@ class CancelScope:
         inside = _current.get()
         _current.reset(self._reset)  # type: ignore[arg-type]  # set on entry
         self._reset = None  # it holds the context
-        own = False if self._extras is None else self._extras.leave(exc)
+        own = False
+        if self._extras is not None:
+            own = self._extras.leave(exc)
+            if self._extras.pursued:
+                _dismiss(self)
         if inside is not self:
             self._misnested(inside)
         if not self._cancelled:
             return False
-        _dismiss(self)
         return self._close(exc, own or (isinstance(exc, Cancelled) and exc.scope is self))
 
     def _misnested(self, inside: CancelScope | None) -> None:
@@ -308,6 +311,9 @@ class CancelScope:
         if self._state is _ACTIVE:
             from threadsafe_timeout import _interrupt
 
+            # First the note, then pursue(), which looks at the state again: either the edge sees the note, or the
+            # scope was left before and pursue() sees that.
+            self._extra().pursued = True
             _interrupt.pursue(self)
 
     def __repr__(self) -> str:
@@ -370,12 +376,13 @@ class _Shield(CancelScope):
 
 
 class _Extras:
-    """What few scopes have: a token to listen to, a task to cancel, and what is to be unregistered at the edge."""
+    """What few scopes have: a token to listen to, a task to cancel, and what is to be undone at the edge."""
 
-    __slots__ = ("registrations", "task", "token")
+    __slots__ = ("pursued", "registrations", "task", "token")
 
     def __init__(self, token: CancelToken | None) -> None:
         self.token = token
+        self.pursued = False
         self.task: TaskCancellation | None = None
         self.registrations: list[Registration | TokenRegistration] = []
 

@@ -1,0 +1,432 @@
+"""The interrupt lands nowhere but where it may: tried at every place it could, and in real loops."""
+
+import contextlib
+import itertools
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from threadsafe_timeout import CancelScope, DeadlineExceeded, _interrupt, deadline, move_on_after, shield
+from threadsafe_timeout._codemap import CodeMap, Verdict
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import stress_interrupt
+import stress_interrupt_shapes as shapes
+
+MECHANISM = _interrupt.support().mechanism
+pytestmark = pytest.mark.skipif(MECHANISM is None, reason=_interrupt.support().detail)
+
+
+@pytest.fixture(autouse=True)
+def short_grace():
+    _interrupt.configure(grace=0.05)
+    yield
+    _interrupt.configure(grace=2.0)
+    assert switched_off(), "the interrupt is still on after its scope was left"
+
+
+def switched_off():
+    """Whether the timer thread has put everything away; gives it a moment."""
+    for _ in range(300):
+        tools = [sys.monitoring.get_tool(n) for n in (3, 4)] if MECHANISM == "monitoring" else []
+        if not _interrupt._targets and not any(tools):
+            return True
+        threading.Event().wait(0.01)
+    return False
+
+
+class EveryPlace:
+    """Runs a body with the hook on all the time, and raises at the n-th place where the interrupt may appear."""
+
+    def __init__(self):
+        self.codes = set(shapes.code_objects())
+        self.scope = None
+        self.countdown = 0
+        self.insist = False
+        self.raised_at = None
+
+    def hook(self, frame, offset):
+        scope = self.scope
+        if scope is None or scope._state != 1 or scope._frame is None:
+            return
+        if _interrupt._may_raise(frame, offset, scope, self.insist):
+            if self.countdown == 0:
+                self.scope = None
+                self.raised_at = f"{frame.f_code.co_qualname}:{frame.f_lineno} at {offset}"
+                scope.cancel("test")
+                raise _interrupt.Cancelled._of(scope)
+            self.countdown -= 1
+
+    def run(self, body, place, insist):
+        """One run; the problems found, and whether there was an n-th place at all."""
+        record, scope = shapes.Record(), CancelScope()
+        self.scope, self.countdown, self.insist, self.raised_at = scope, place, insist, None
+        problems = []
+        try:
+            self.traced(lambda: body(record, scope, 2))
+        except BaseException as exc:
+            problems.append(f"escaped: {exc!r}")
+        self.scope = None
+        # (In bare*, the body swallows it, and ends by itself.)
+        if self.raised_at is not None and not scope.cancelled_caught and not body.__name__.startswith("b_bare"):
+            problems.append("not caught by its scope")
+        return problems + shapes.violations(record), self.raised_at
+
+    def traced(self, call):
+        if MECHANISM == "trace":
+            return self._settrace(call)
+        return call()
+
+    def _settrace(self, call):
+        def trace(frame, event, argument):
+            if frame.f_code not in self.codes:
+                return None
+            if event == "line" or (event == "opcode" and frame.f_lasti in _interrupt.code_map(frame.f_code).heads):
+                self.hook(frame, frame.f_lasti)
+            frame.f_trace_opcodes = _interrupt.code_map(frame.f_code).needs_instructions
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            return call()
+        finally:
+            sys.settrace(before)
+
+    @contextlib.contextmanager
+    def monitored(self):
+        monitoring = sys.monitoring
+        monitoring.use_tool_id(3, "every place")
+        monitoring.register_callback(3, monitoring.events.LINE, self._line)
+        monitoring.register_callback(3, monitoring.events.INSTRUCTION, self._instruction)
+        for code in self.codes:
+            monitoring.set_local_events(3, code, monitoring.events.LINE | monitoring.events.INSTRUCTION)
+        try:
+            yield
+        finally:
+            for code in self.codes:
+                monitoring.set_local_events(3, code, 0)
+            monitoring.register_callback(3, monitoring.events.LINE, None)
+            monitoring.register_callback(3, monitoring.events.INSTRUCTION, None)
+            monitoring.free_tool_id(3)
+
+    def _line(self, code, line):
+        frame = sys._getframe(1)
+        self.hook(frame, frame.f_lasti)
+
+    def _instruction(self, code, offset):
+        if offset in _interrupt.code_map(code).heads:
+            self.hook(sys._getframe(1), offset)
+
+
+@pytest.mark.parametrize("shape", sorted(shapes.BODIES))
+def test_at_every_place_it_may_appear_nothing_is_left_undone(shape, monkeypatch):
+    every, unraisable = EveryPlace(), []
+    monkeypatch.setattr(sys, "unraisablehook", lambda info: unraisable.append(repr(info)))
+    found = []
+    with every.monitored() if MECHANISM == "monitoring" else contextlib.nullcontext():
+        for insist in (False, True):
+            for place in itertools.count():
+                problems, raised_at = every.run(shapes.BODIES[shape], place, insist)
+                problems += unraisable
+                if problems:
+                    found.append(f"{'insisting' if insist else 'polite'}, place {place} ({raised_at}): {problems}")
+                    unraisable.clear()
+                if raised_at is None:
+                    break
+            assert place >= 1, "it could appear nowhere at all"
+    assert not found, "\n".join(found[:10])
+
+
+def test_the_map_knows_the_holes():
+    def body(scope, lock):
+        with scope:
+            lock.acquire()
+            try:
+                lock.locked()
+            finally:
+                lock.release()
+
+    mapped = CodeMap(body.__code__)
+    first = body.__code__.co_firstlineno
+    by_line = {}
+    for (offset, name), position in zip(
+        mapped._names.items(), (list(body.__code__.co_positions())[o // 2] for o in mapped._names), strict=True
+    ):
+        if name != "RESUME" and position[0] is not None:
+            by_line.setdefault(position[0] - first, mapped.verdict(offset, calling=False))
+    assert by_line[2] is Verdict.CLEAN  # before acquire() runs
+    assert by_line[3] is Verdict.NEVER  # try: acquired, and not yet guarded
+    assert by_line[4] is Verdict.CLEAN
+    assert by_line[6] is Verdict.NEVER  # the finally body
+
+
+def loop_on_one_line():
+    while True: pass  # noqa: E701  # one line on purpose
+
+
+def loop():
+    counted = 0
+    while True:
+        counted += 1
+
+
+def generator_loop():
+    sum(x for x in itertools.repeat(1))
+
+
+def lambda_loop():
+    sum(map(lambda x: x, itertools.repeat(1)))
+
+
+def comprehension_loop():
+    return [None for x in iter(int, 1) if x]
+
+
+def recursion_loop():
+    def down(n):
+        return down(n - 1) if n else 0
+
+    while True:
+        down(50)
+
+
+def logging_loop():
+    logger = logging.getLogger("interrupt-test")
+    while True:
+        logger.debug("x")
+
+
+def retry_loop():
+    while True:
+        try:
+            loop()
+        except Exception:
+            pass
+
+
+LOOPS = [
+    loop_on_one_line, loop, generator_loop, lambda_loop, comprehension_loop, recursion_loop, logging_loop, retry_loop,
+]
+
+
+@pytest.mark.parametrize("body", LOOPS)
+def test_python_loops_are_interrupted(body):
+    with pytest.raises(DeadlineExceeded) as caught:
+        with deadline(0.02, name="loop"):
+            body()
+    assert caught.value.where[0] == __file__
+
+
+@pytest.mark.parametrize("body", LOOPS)
+def test_python_loops_in_another_thread(body):
+    outcome = []
+
+    def run():
+        with move_on_after(0.02) as scope:
+            body()
+        outcome.append(scope.cancelled_caught)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert outcome == [True]
+
+
+def test_through_a_decorated_function_inside_an_outer_scope():
+    decorated = deadline(1000)(loop)
+    with move_on_after(0.02) as outer:
+        decorated()
+    assert outer.cancelled_caught
+
+
+def swallowing_loop():
+    def work():
+        counted = 0
+        for _ in range(1000):
+            counted += 1
+
+    while True:
+        try:
+            work()
+        except:  # noqa: E722  # what legacy code does
+            pass
+
+
+def stubborn_work_in_a_bare_except():
+    while True:
+        try:
+            loop()
+        except:  # noqa: E722  # what legacy code does
+            pass
+
+
+@pytest.mark.parametrize("body", [swallowing_loop, stubborn_work_in_a_bare_except])
+def test_a_bare_except_in_a_loop_cannot_hold_it(body):
+    with pytest.raises(DeadlineExceeded):
+        with deadline(0.02):
+            body()
+
+
+def test_never_under_a_shield_nor_in_a_finally():
+    steps = []
+
+    def clean_up(scope):
+        with shield(30):
+            until = time.perf_counter() + 0.1
+            while time.perf_counter() < until:
+                pass
+            steps.append("shielded")
+        try:
+            loop()
+        finally:
+            until = time.perf_counter() + 0.1
+            while time.perf_counter() < until:
+                pass
+            steps.append("finally")
+
+    with move_on_after(0.01) as scope:
+        clean_up(scope)
+    assert steps == ["shielded", "finally"]
+    assert scope.cancelled_caught
+
+
+def test_a_scope_whose_frame_is_not_on_the_stack_is_left_alone():
+    """Entered by a generator that is suspended: there is no `with` here that would catch it."""
+
+    @contextlib.contextmanager
+    def limited():
+        with move_on_after(0.01) as scope:
+            yield scope
+
+    with limited() as scope:
+        until = time.perf_counter() + 0.2
+        while time.perf_counter() < until:
+            pass
+    assert scope.cancel_called
+    assert not scope.cancelled_caught
+
+
+def test_cancel_from_another_thread_interrupts():
+    with CancelScope() as scope:
+        threading.Timer(0.01, scope.cancel, ["enough"]).start()
+        loop()
+    assert scope.cancelled_caught
+
+
+def test_a_thread_that_inherited_the_scope_is_interrupted_in_its_own():
+    import contextvars
+
+    outcome = []
+
+    def child():
+        try:
+            with CancelScope() as own:
+                loop()
+            outcome.append("went on")
+        except _interrupt.Cancelled as exc:
+            outcome.append((exc.scope, own.cancelled_caught))
+
+    with CancelScope() as scope:
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(child,), daemon=True)
+        thread.start()
+        scope.cancel()
+        thread.join(30)
+    assert outcome == [(scope, False)]
+
+
+def test_many_threads_at_once_each_get_their_own():
+    outcomes = {}
+
+    def run(n):
+        with CancelScope() as outer:
+            with move_on_after(0.02) as scope:
+                loop()
+        outcomes[n] = scope.cancelled_caught, outer.cancel_called
+
+    threads = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert outcomes == dict.fromkeys(range(8), (True, False))
+
+
+@pytest.mark.skipif(MECHANISM != "monitoring", reason="sys.monitoring is not used here")
+def test_the_tool_is_given_back_and_no_function_stays_instrumented():
+    with move_on_after(0.01):
+        loop()
+    assert switched_off()
+    for tool in (3, 4):
+        sys.monitoring.use_tool_id(tool, "look")
+        try:
+            assert sys.monitoring.get_local_events(tool, loop.__code__) == 0
+        finally:
+            sys.monitoring.free_tool_id(tool)
+
+
+@pytest.mark.skipif(MECHANISM != "monitoring", reason="sys.monitoring is not used here")
+def test_goes_on_with_one_tool_id_taken():
+    sys.monitoring.use_tool_id(4, "somebody else")
+    try:
+        with move_on_after(0.01) as scope:
+            loop()
+    finally:
+        sys.monitoring.free_tool_id(4)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.skipif(MECHANISM != "trace", reason="the trace hook is not used here")
+def test_a_traced_thread_is_left_alone_and_keeps_its_tracer():
+    def tracer(frame, event, argument):
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        with move_on_after(0.01) as scope:
+            until = time.perf_counter() + 0.1
+            while time.perf_counter() < until:
+                pass
+        assert sys.gettrace() is tracer
+    finally:
+        sys.settrace(before)
+    assert scope.cancel_called
+    assert not scope.cancelled_caught
+
+
+def test_no_hook_is_left_in_the_thread():
+    with move_on_after(0.01):
+        loop()
+    deadline_ = time.perf_counter() + 10
+    while (sys.gettrace() is not None or sys.getprofile() is not None) and time.perf_counter() < deadline_:
+        pass
+    assert sys.gettrace() is None
+    assert sys.getprofile() is None
+
+
+def test_unproven_interpreters_are_told_apart(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0))
+    assert _interrupt.support().mechanism is None
+    assert "3.99" in _interrupt.support().detail
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert "GIL" in _interrupt.support().detail
+    with move_on_after(0.01) as scope:
+        until = time.perf_counter() + 0.05
+        while time.perf_counter() < until:
+            pass
+    assert scope.cancel_called
+    assert not scope.cancelled_caught
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("threads", [1, 4, 16])
+def test_stress(threads):
+    tally = stress_interrupt.run(2500, threads, seed=threads)
+    assert tally.expired >= 2500
+    assert not tally.wrong, "\n".join(tally.examples)

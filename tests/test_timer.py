@@ -1,0 +1,181 @@
+"""The one timer thread: order, sweeping, waking, forking; and the stand-in for threading.Timer."""
+
+import gc
+import os
+import signal
+import sys
+import threading
+import weakref
+
+import pytest
+
+from threadsafe_timeout import CancelScope, _clock, _timer, deadline, move_on_after
+from threadsafe_timeout._timer import TimerThread
+from threadsafe_timeout.testing import MockClock
+
+
+def timer_threads():
+    return [thread for thread in threading.enumerate() if thread.name == _timer.THREAD_NAME]
+
+
+def test_many_deadlines_one_thread():
+    scopes = [move_on_after(1000) for _ in range(1000)]
+    context = threading.local()
+    del context
+    for scope in scopes:
+        scope.__enter__()
+    assert len(timer_threads()) <= 1
+    for scope in reversed(scopes):
+        scope.__exit__(None, None, None)
+    assert not any(scope.cancel_called for scope in scopes)
+
+
+def test_callbacks_run_in_order_of_time_then_of_arming():
+    with MockClock() as clock:
+        order, now = [], _clock.monotonic()
+        with _timer.lock:
+            for when, name in ((3, "c"), (1, "a"), (2, "b1"), (2, "b2")):
+                _timer.arm(now + when, lambda name=name: order.append(name))
+        clock.jump(2)
+        assert order == ["a", "b1", "b2"]
+        clock.jump(1)
+        assert order == ["a", "b1", "b2", "c"]
+
+
+def test_a_disarmed_entry_never_runs_and_is_swept():
+    with MockClock() as clock:
+        ran = []
+        with _timer.lock:
+            entries = [_timer.arm(_clock.monotonic() + 5, lambda: ran.append(1)) for _ in range(1000)]
+            before = len(_timer._heap)
+            for entry in entries:
+                _timer.disarm(entry)
+                _timer.disarm(entry)
+            assert len(_timer._heap) < before / 2
+        clock.jump(10)
+        assert ran == []
+
+
+def test_a_failing_callback_does_not_stop_the_others(caplog):
+    with MockClock() as clock:
+        ran = []
+        with _timer.lock:
+            _timer.arm(_clock.monotonic() + 1, lambda: 1 / 0)
+            _timer.arm(_clock.monotonic() + 1, lambda: ran.append(1))
+        clock.jump(1)
+        assert ran == [1]
+    assert "callback failed" in caplog.text
+
+
+def test_scopes_left_in_time_leave_nothing_behind():
+    gone = []
+    for _ in range(1000):
+        with deadline(1000) as scope:
+            pass
+        gone.append(weakref.ref(scope))
+    del scope
+    gc.collect()
+    assert sum(reference() is not None for reference in gone) <= 2 * _timer.INCOMING_LIMIT
+    assert len(_timer.incoming) <= _timer.INCOMING_LIMIT + 1
+
+
+def test_no_wake_up_while_nothing_is_due():
+    looks = []
+    original = _timer._take_due
+    with move_on_after(1000):
+        _timer.settle(10)
+
+        def counting():
+            looks.append(1)
+            return original()
+
+        _timer._take_due = counting
+        try:
+            for _ in range(500):
+                with deadline(2000):
+                    pass
+            assert threading.Event().wait(0.05) is False
+        finally:
+            _timer._take_due = original
+    assert looks == []
+
+
+def test_an_earlier_deadline_wakes_the_thread():
+    with move_on_after(1000):
+        _timer.settle(10)
+        with CancelScope() as outer:
+            heard = threading.Event()
+            outer.deadline = _clock.monotonic() + 0.01
+            _timer.call_later(0.02, heard.set)
+            assert heard.wait(30)
+            assert outer.cancel_called
+
+
+def test_shutdown_and_restart():
+    _timer.call_later(1000, lambda: None)
+    assert timer_threads()
+    _timer.shutdown()
+    assert not timer_threads()
+    ran = threading.Event()
+    _timer.call_later(0, ran.set)
+    assert ran.wait(30)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking with threads: the point of the test
+def test_deadlines_work_in_a_forked_child():
+    with move_on_after(1000):
+        _timer.settle(10)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                signal.alarm(30)
+                with move_on_after(0.01) as scope:
+                    while not scope.cancel_called:
+                        pass
+                status = 0 if scope.cancel_called else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_timer_stand_in_runs_once():
+    ran = []
+    timer = TimerThread(0.01, lambda *args, **kwargs: ran.append((args, kwargs)), (1,), {"a": 2})
+    assert (timer.args, timer.kwargs, timer.interval) == ((1,), {"a": 2}, 0.01)
+    assert not timer.is_alive()
+    timer.start()
+    with pytest.raises(RuntimeError, match="once"):
+        timer.start()
+    timer.join(30)
+    assert ran == [((1,), {"a": 2})]
+    assert not timer.is_alive()
+    assert timer.finished.is_set()
+
+
+def test_timer_stand_in_cancelled():
+    ran = []
+    timer = TimerThread(1000, ran.append, [1])
+    with pytest.raises(RuntimeError, match="before it is started"):
+        timer.join()
+    timer.daemon = True
+    timer.start()
+    assert timer.is_alive()
+    timer.cancel()
+    timer.join(30)
+    assert not timer.is_alive()
+    assert ran == []
+
+
+def test_the_timer_uses_no_thread_per_deadline_and_little_memory():
+    count = 2000
+    before = threading.active_count()
+    entries = []
+    with _timer.lock:
+        size = sys.getsizeof(_timer._heap)
+        entries = [_timer.arm(_clock.monotonic() + 1000 + n, print) for n in range(count)]
+        assert (sys.getsizeof(_timer._heap) - size) / count < 40
+        for entry in entries:
+            _timer.disarm(entry)
+    assert threading.active_count() - before <= 1
