@@ -205,10 +205,13 @@ def test_a_machine_that_is_too_slow_is_told(tmp_path: Path, plan: Plan) -> None:
     recorder = Recorder(tmp_path, replace(plan, only="before"))
     recorder.request("before", "a1", 0.0, 1.0)
     recorder.request("before", "a2", 11.0, 12.0, closing=True)
-    recorder.ran("before", 20.0, [], ending="limit")
-    told = notes(*read_results(tmp_path))
+    recorder.request("before", "a3", 0.0, 1.0, "client_closed", behaviour="trickle")
+    recorder.ran("before", 20.0, [], ending="limit", load=4.0)
+    busy, *told = notes(*read_results(tmp_path))
+    assert "4.0 processes per core" in busy
     assert "took 11.0 legacy minutes" in told[0]
-    assert "only 1 of 2 well-behaved tasks could complete" in told[1]
+    assert "1 trickling answers ended in a read timeout" in told[1]
+    assert "only 1 of 2 well-behaved tasks could complete" in told[2]
 
 
 def test_a_runner_that_asked_nothing_is_told_and_breaks_promises(tmp_path: Path, plan: Plan) -> None:
@@ -348,6 +351,16 @@ def test_a_missing_extra_is_told(
     assert "pip install 'threadsafe-timeout[replay]'" in capsys.readouterr().err
 
 
+def test_what_every_run_shares_works_with_the_client_that_is_installed(tmp_path: Path, plan: Plan) -> None:
+    """Python only mentions a sitecustomize.py that fails; the replay would go on without what it does."""
+    environment = prepare(tmp_path, plan, "before", "http://127.0.0.1:1/v1").environment
+    code = "import openai._base_client as base; print(base.INITIAL_RETRY_DELAY, base.MAX_RETRY_DELAY)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=50,
+                          check=False)
+    assert done.stderr == ""
+    assert [float(word) for word in done.stdout.split()] == pytest.approx([0.5 / 60, 8 / 60])
+
+
 RUNNER = """
 import json, os, pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
@@ -427,7 +440,7 @@ def wait_until_gone(text: str) -> list[int]:
 @pytest.mark.slow
 def test_quick_replay_end_to_end(tmp_path: Path) -> None:
     html = tmp_path / "page.html"
-    command = [sys.executable, "-m", "threadsafe_timeout.cli", "replay", "--quick", "--limit", "30",
+    command = [sys.executable, "-m", "threadsafe_timeout.cli", "replay", "--quick", "--minute", "0.4", "--limit", "16",
                "--json", "-", "--html", str(html)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=55, env=environment, check=False)

@@ -108,6 +108,8 @@ class SideResult:
     journal: int
     rerun: int = 0
     """After a kill: tasks asked about again although their result was saved."""
+    load: float = 0.0
+    """Processes that wanted a core when it started, for each core of the machine."""
     killed_minute: float | None = None
     saved_at_kill: int | None = None
     command: list[str] = field(default_factory=list)
@@ -193,7 +195,7 @@ def analyse(plan: Plan, side: str, log: ServerLog, observations: list[Observatio
         exit_seconds=last.stopped - batch_end if last.ending == "exited" else None,
         database=max((sample.database for sample in samples), default=0), successes=last.successes,
         journal=max((sample.journal for sample in samples), default=0),
-        rerun=_rerun(plan, observations, ended),
+        rerun=_rerun(plan, observations, ended), load=observations[0].load,
         killed_minute=clock(killed.stopped) if killed else None,
         saved_at_kill=max((sample.done for sample in killed.samples), default=0) if killed else None,
         command=last.command, difference=last.difference,

@@ -102,7 +102,7 @@ def _frame(panel: _Panel, axis: _Axis) -> Iterable[str]:
         yield _text(x, bottom + 19, label, "axis", "middle")
     x = axis.x(DEADLINE_MINUTES)
     yield _line(x, panel.top, x, bottom, "deadline")
-    yield _text(x - 5, bottom - 7, "deadline", "deadline-text", "end")
+    yield _text(x - 5, bottom - 7, "first deadlines", "deadline-text", "end")
 
 
 def _incident(panel: _Panel, axis: _Axis) -> Iterable[str]:

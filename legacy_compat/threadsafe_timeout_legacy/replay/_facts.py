@@ -12,6 +12,8 @@ from threadsafe_timeout_legacy.replay._timeline import Row
 __all__ = ["FACTS", "cell", "conditions", "legacy_time", "notes"]
 
 
+_BUSY = 1.5  # processes per core
+
 
 def legacy_time(minutes: float) -> str:
     """`minutes` the way people say it."""
@@ -101,11 +103,19 @@ def notes(plan: Plan, results: dict[str, SideResult]) -> list[str]:
         if result.seen == 0:
             found.append(f"{side}: no request reached the server; see output.txt (run again with --keep)")
             continue
+        if result.load > _BUSY:
+            found.append(f"{side}: when it started, this machine was busy with other work ({result.load:.1f} processes "
+                         "per core); seconds of real time may be missed for that reason alone")
         spread = result.spread_minutes
         if plan.tasks <= plan.workers and spread > DEADLINE_MINUTES:
             wanted = plan.minute * 2 * spread / DEADLINE_MINUTES
             found.append(f"{side}: this machine took {spread:.1f} legacy minutes to get every task to its first "
                          f"request; --minute {wanted:.1g} or more gives it time")
+        stalled = result.kinds.get("trickle")
+        if side == "before" and stalled and stalled.finished:
+            found.append(f"{side}: {stalled.finished} trickling answers ended in a read timeout, which a trickle never "
+                         f"lets happen: this machine stood still for too long; --minute {2 * plan.minute:g} gives "
+                         "it slack")
         completed, good = _well_behaved(result)
         if completed < good:
             found.append(f"{side}: only {completed} of {good} well-behaved tasks could complete: for so short a minute "

@@ -54,6 +54,8 @@ class Observation:
     """Threads that were alive at its end: 0 if it exited by itself."""
     successes: int = 0
     """Successful results the database counts at the end."""
+    load: float = 0.0
+    """Processes that wanted a core when it started (the load average of the last minute), for each core there is."""
     command: list[str] = field(default_factory=list)
     difference: str = ""
     samples: list[Sample] = field(default_factory=list)
@@ -147,6 +149,7 @@ def observe(run: str, workspace: Workspace, decide: Callable[[Watched], str | No
     """
     files = _Files(workspace.work)
     observation = Observation(run, _clock.monotonic(), command=workspace.command, difference=workspace.difference)
+    observation.load = os.getloadavg()[0] / (os.cpu_count() or 1)
     with (workspace.folder / "output.txt").open("ab") as output:
         process = subprocess.Popen(
             workspace.command, cwd=workspace.work, env=workspace.environment, stdin=subprocess.DEVNULL,

@@ -117,7 +117,7 @@ def _swatch(kind: str) -> str:
 def _chart(plan: Plan, results: dict[str, SideResult]) -> Iterable[str]:
     yield "<h2>What happened, minute by minute</h2>"
     entries = [(side, f"{side}: {_HEADINGS[side][1]}") for side in results]
-    entries.append(("deadline", "every task’s deadline"))
+    entries.append(("deadline", "the first tasks’ deadline; each has ten minutes of its own"))
     if any(result.ending == "exited" for result in results.values()):
         entries.append(("exit", "the process exited by itself"))
     if plan.workers == 100:

@@ -24,20 +24,27 @@ LINE = "import threadsafe_timeout.auto"
 DATABASE = Path("pilot_bench_cumulative_results", "master_database.json")
 JOURNAL = Path(".threadsafe_timeout", "smart_batch_runner.jsonl")
 # The back-off of the openai client (0.5 s, doubled up to 8 s) is a constant of its module and knows nothing of
-# compressed minutes: unscaled it would be many legacy minutes. Scaled here for both runs alike.
-# Its modules for chat and embeddings are imported on first use, by a hundred threads at once: imported here, before
-# the batch, because what importing costs does not scale with the minute either.
+# compressed minutes: unscaled it would be many legacy minutes. And its first call imports modules and fills caches of
+# type hints; a hundred threads do that at once, which costs seconds that do not scale either. So one call is made
+# before the batch, answered within the process.
 _SITECUSTOMIZE = '''\
-"""For every run of a replay alike: the openai client's own back-off scaled with the legacy minute, its imports done."""
+"""For every run of a replay alike: the openai client's back-off scaled with the legacy minute, its caches warm."""
 import os
 
-import openai._base_client as client
-import openai.resources.chat.completions
-import openai.resources.embeddings
+import openai
+import openai._base_client as base
 
 scale = float(os.environ["LEGACY_MINUTE_SECONDS"]) / 60
-client.INITIAL_RETRY_DELAY *= scale
-client.MAX_RETRY_DELAY *= scale
+base.INITIAL_RETRY_DELAY *= scale
+base.MAX_RETRY_DELAY *= scale
+
+answer = {"id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [
+    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ""}}]}
+httpx = getattr(base, "httpx2", None) or base.httpx  # which one, depends on the version of openai
+http_client = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=answer)))
+with openai.OpenAI(api_key="unused", base_url="http://127.0.0.1", http_client=http_client) as client:
+    client.chat.completions.create(model="", messages=[{"role": "user", "content": ""}])
+    client.embeddings  # imports its module
 '''
 _DROPPED = ("THREADSAFE_TIMEOUT_", "OPENAI_", "AZURE_OPENAI_", "LEGACY_")
 _PLACEHOLDER_CA = Path(__file__).with_name("placeholder_ca.pem")
