@@ -20,8 +20,6 @@ def timer_threads():
 
 def test_many_deadlines_one_thread():
     scopes = [move_on_after(1000) for _ in range(1000)]
-    context = threading.local()
-    del context
     for scope in scopes:
         scope.__enter__()
     assert len(timer_threads()) <= 1

@@ -14,9 +14,9 @@ Guarantees:
 - A thread that is inside a C call is not reached before the call returns.
 
 The hook is `sys.monitoring` (3.12, 3.13: local LINE events on the functions on the target's stack, switched on for a
-few milliseconds at a time) or the thread's trace hook (3.11). Both are started by the timer thread.
+few milliseconds at a time by the timer thread).
 
-On interpreters where this has not been proven (other versions, free-threaded builds, other implementations)
+On interpreters where this has not been proven (3.11 and other versions, free-threaded builds, other implementations)
 `support().mechanism` is None: cooperative points and the other rungs still work.
 """
 
@@ -45,6 +45,7 @@ _SHORTEST, _LONGEST = 0.002, 0.25  # seconds between looks: often at first, then
 # Seconds without an event and without a move after which a thread counts as blocked in C, and is left alone for a
 # while: other threads that run the same functions pay while the hook is on.
 _WINDOW, _SHORTEST_REST, _LONGEST_REST = 0.02, 0.02, 0.5
+_LOOKS = 5  # and at least so many looks: on a busy machine the thread may not have had its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ def support() -> Support:
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return Support(None, "without the GIL another thread's frames cannot be looked at safely")
     if version == (3, 11):
-        return Support("trace", "the thread's own trace hook, set through the C API")
+        # What there is, setting the thread's trace hook through the C API, crashed the interpreter once in about thirty
+        # runs of fifteen seconds in which threads came and went all the time.
+        return Support(None, "CPython 3.11 has no hook that another thread can set safely")
     if version in ((3, 12), (3, 13)):
         return Support("monitoring", "sys.monitoring LINE events, local to the functions on the thread's stack")
     return Support(None, f"not proven on CPython {version[0]}.{version[1]}")
@@ -79,7 +82,9 @@ def support() -> Support:
 class Target:
     """A thread that owes a `Cancelled`. Its methods are called by the timer thread."""
 
-    __slots__ = ("_at", "_began", "_rest", "_until", "ident", "insist_at", "raised", "resting", "scopes", "seen")
+    __slots__ = (
+        "_at", "_began", "_looks", "_rest", "_until", "ident", "insist_at", "raised", "resting", "scopes", "seen",
+    )  # fmt: skip
 
     def __init__(self, ident: int, now: float) -> None:
         self.ident = ident
@@ -89,6 +94,7 @@ class Target:
         self.seen = False  # the hook ran in the target since the last look
         self.resting = False
         self._at: tuple[int, int] | None = None
+        self._looks = 0  # without a move
         self._began = now  # of the present phase
         self._until = now + _WINDOW  # the end of the present window, or rest
         self._rest = _SHORTEST_REST
@@ -106,10 +112,14 @@ class Target:
         if moved:
             if self.resting:
                 self._began, self.resting = now, False
-            self._until, self._rest = now + _WINDOW, _SHORTEST_REST
-        elif now >= self._until:
+            self._until, self._rest, self._looks = now + _WINDOW, _SHORTEST_REST, 0
+            return True
+        self._looks += 1
+        if now >= self._until and (self.resting or self._looks >= _LOOKS):
             # Even a thread that seems not to move may be in a tight loop: it gets another window after each rest.
-            self.resting = not self.resting
+            self.resting, self._looks = not self.resting, 0
+            if not self.resting:
+                self._began = now
             self._until = now + (self._rest if self.resting else _WINDOW)
             self._rest = min(2 * self._rest, _LONGEST_REST)
         return not self.resting
@@ -259,14 +269,9 @@ def _may_raise(frame: FrameType | None, offset: int, anchor: CancelScope, insist
 
 
 def _make_mechanism() -> Mechanism:
-    name = support().mechanism
-    if name == "monitoring":
-        from threadsafe_timeout._interrupt_monitoring import Monitoring
+    from threadsafe_timeout._interrupt_monitoring import Monitoring
 
-        return Monitoring(on_line)
-    from threadsafe_timeout._interrupt_trace import Tracing
-
-    return Tracing(on_line)
+    return Monitoring(on_line)
 
 
 def _forget_all() -> None:

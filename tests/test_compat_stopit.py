@@ -1,0 +1,134 @@
+"""stopit's API on our scopes; the contract also against the real stopit where it can be imported."""
+
+import sys
+import threading
+import time
+import types
+
+import pytest
+
+from threadsafe_timeout_legacy import stopit as ours
+
+
+def real_stopit():
+    """The real one needs pkg_resources only to read its version: a stand-in does."""
+    added = "pkg_resources" not in sys.modules
+    if added:
+        sys.modules["pkg_resources"] = types.ModuleType("pkg_resources")
+    try:
+        return pytest.importorskip("stopit")
+    finally:
+        if added:
+            del sys.modules["pkg_resources"]
+
+
+@pytest.fixture(params=["ours", "real"])
+def stopit(request):
+    return ours if request.param == "ours" else real_stopit()
+
+
+def spin():
+    until = time.perf_counter() + 30
+    while time.perf_counter() < until:
+        pass
+
+
+def test_a_block_in_time(stopit):
+    with stopit.ThreadingTimeout(30) as to_ctx_mgr:
+        assert to_ctx_mgr.state == to_ctx_mgr.EXECUTING
+    assert to_ctx_mgr
+    assert to_ctx_mgr.state == to_ctx_mgr.EXECUTED
+
+
+def test_a_block_that_is_stopped(stopit):
+    with stopit.ThreadingTimeout(0.05) as to_ctx_mgr:
+        spin()
+    assert not to_ctx_mgr
+    assert to_ctx_mgr.state == to_ctx_mgr.TIMED_OUT
+
+
+def test_not_swallowed(stopit):
+    with pytest.raises(stopit.TimeoutException):
+        with stopit.ThreadingTimeout(0.05, swallow_exc=False):
+            spin()
+
+
+def test_cancelled_limit(stopit):
+    with stopit.ThreadingTimeout(0.05) as to_ctx_mgr:
+        to_ctx_mgr.cancel()
+        assert to_ctx_mgr.state == to_ctx_mgr.CANCELED
+        until = time.perf_counter() + 0.1
+        while time.perf_counter() < until:
+            pass
+    assert to_ctx_mgr
+
+
+def test_decorator(stopit):
+    @stopit.threading_timeoutable(default="late", timeout_param="limit")
+    def work(seconds):
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            pass
+        return "done"
+
+    assert work(0) == "done"
+    assert work(0, limit=30) == "done"
+    assert work(30, limit=0.05) == "late"
+
+
+def test_other_exceptions_pass(stopit):
+    with pytest.raises(KeyError):
+        with stopit.ThreadingTimeout(30):
+            raise KeyError
+
+
+def test_async_raise_without_such_a_thread(stopit):
+    with pytest.raises(ValueError, match="thread"):
+        stopit.async_raise(1, KeyError)
+
+
+def test_ours_nested_takes_the_shorter():
+    began = time.perf_counter()
+    with ours.ThreadingTimeout(0.05) as outer, ours.ThreadingTimeout(20) as inner:
+        spin()
+    assert not outer
+    assert time.perf_counter() - began < 15
+    assert inner.state != inner.TIMED_OUT
+
+
+def test_ours_is_not_eaten_by_except_exception():
+    with ours.ThreadingTimeout(0.05) as limit:
+        while True:
+            try:
+                spin()
+            except Exception:
+                pass
+    assert not limit
+
+
+def test_ours_signal_timeout_works_off_the_main_thread():
+    states = []
+
+    def run():
+        with ours.SignalTimeout(1) as limit:
+            spin()
+        states.append(limit.state)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert states == [ours.SignalTimeout.TIMED_OUT]
+    with ours.SignalTimeout(0.5) as limit:  # a fraction of a second is no limit, as with an alarm
+        pass
+    assert limit
+
+
+def test_module_for_module():
+    from threadsafe_timeout_legacy.stopit.signalstop import SignalTimeout
+    from threadsafe_timeout_legacy.stopit.threadstop import ThreadingTimeout
+    from threadsafe_timeout_legacy.stopit.utils import TimeoutException
+
+    assert (SignalTimeout, ThreadingTimeout, TimeoutException) == (
+        ours.SignalTimeout, ours.ThreadingTimeout, ours.TimeoutException,
+    )  # fmt: skip
+    assert issubclass(TimeoutException, TimeoutError)

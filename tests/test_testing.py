@@ -1,0 +1,101 @@
+"""The tools for testing with deadlines: the mock clock, the fixtures, the race widener; and frozen time."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from threadsafe_timeout import _clock, deadline, move_on_after, sleep, time_remaining
+from threadsafe_timeout.testing import MockClock, widened_races
+
+
+def test_time_stands_still_until_it_jumps():
+    with MockClock() as clock:
+        before, wall = _clock.monotonic(), _clock.wall_time()
+        assert _clock.monotonic() == before
+        clock.jump(3600)
+        assert _clock.monotonic() == pytest.approx(before + 3600)
+        assert _clock.wall_time() == pytest.approx(wall + 3600)
+        with pytest.raises(ValueError, match="forward"):
+            clock.jump(-1)
+    assert _clock.monotonic() < before + 3000
+
+
+def test_a_jump_returns_when_the_deadlines_were_acted_upon():
+    with MockClock() as clock:
+        for _ in range(20):
+            with move_on_after(10) as scope:
+                clock.jump(9)
+                assert not scope.cancel_called
+                clock.jump(1)
+                assert scope.cancel_called
+
+
+def test_rate():
+    with MockClock(rate=1000) as clock:
+        began = time.perf_counter()
+        sleep(20)
+        assert time.perf_counter() - began < 10
+        clock.rate = 0
+        now = _clock.monotonic()
+        assert _clock.monotonic() == now
+        with pytest.raises(ValueError, match="rate"):
+            clock.rate = -1
+
+
+def test_autojump():
+    began = time.perf_counter()
+    with MockClock(autojump=0.01):
+        sleep(3600)
+        with move_on_after(1800) as scope:
+            sleep(7200)
+        assert scope.cancelled_caught
+        assert time_remaining() == float("inf")
+    assert time.perf_counter() - began < 20
+
+
+def test_fixtures(pytestconfig):
+    """In a process of its own, with the plugin loaded by name, as the entry point would."""
+    code = (
+        "from threadsafe_timeout import move_on_after, sleep\n"
+        "def test_mock(mock_clock):\n"
+        "    with move_on_after(5) as scope:\n"
+        "        mock_clock.jump(5)\n"
+        "    assert scope.cancel_called\n"
+        "def test_autojump(autojump_clock):\n"
+        "    sleep(1000)\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", "import sys, pytest, pathlib, tempfile\n"
+         "d = tempfile.mkdtemp()\n"
+         f"pathlib.Path(d, 'test_it.py').write_text({code!r})\n"
+         "from threadsafe_timeout.testing import pytest_plugin\n"
+         "sys.exit(pytest.main(['-q', '--rootdir', d, '-p', 'no:cacheprovider', d], plugins=[pytest_plugin]))"],
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "2 passed" in process.stdout
+
+
+def test_frozen_time_neither_stops_nor_fires_a_deadline():
+    freezegun = pytest.importorskip("freezegun")
+    with freezegun.freeze_time("2020-01-01") as frozen:
+        with deadline(30) as scope:
+            frozen.tick(3600)
+            assert not scope.cancel_called
+            assert 0 < time_remaining() <= 30
+        with move_on_after(0.02) as scope:
+            sleep(20)
+        assert scope.cancelled_caught
+
+
+def test_widened_races_puts_everything_back():
+    before = sys.getswitchinterval(), _clock.monotonic, threading.active_count()
+    with widened_races(seed=1, noise_threads=2):
+        assert sys.getswitchinterval() < before[0]
+        with move_on_after(0.01) as scope:
+            sleep(20)
+        assert scope.cancelled_caught
+    assert (sys.getswitchinterval(), _clock.monotonic, threading.active_count()) == before

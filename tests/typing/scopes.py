@@ -1,0 +1,48 @@
+"""How the types of the scopes' API come out; checked by mypy, never run."""
+
+from typing_extensions import assert_type
+
+from threadsafe_timeout import CancelScope, check_cancelled, current_deadline, deadline, move_on_after, shield
+from threadsafe_timeout._tokens import CancelSource, CancelToken
+
+
+def returns_from_a_deadline() -> int:
+    with deadline(5):
+        return 1
+
+
+@deadline(5, name="work")
+def decorated(a: int, *, b: str) -> float:
+    return a + len(b)
+
+
+@deadline(5)
+async def decorated_async(a: int) -> str:
+    return str(a)
+
+
+def scopes() -> None:
+    with move_on_after(5) as scope:
+        assert_type(scope, CancelScope)
+        scope.deadline += 1
+    assert_type(scope.cancelled_caught, bool)
+    assert_type(scope.reason, str | None)
+    assert_type(scope.cancel("reason"), bool)
+    with shield(1), CancelScope(deadline=5.0, token=CancelSource().token, reason="r", name="n"):
+        check_cancelled()
+    assert_type(current_deadline(), float)
+    assert_type(decorated(1, b="x"), float)
+    decorated("x", b="y")  # type: ignore[arg-type]  # the signature is kept
+
+
+async def coroutines() -> None:
+    assert_type(await decorated_async(1), str)
+    async with move_on_after(1) as scope:
+        assert_type(scope, CancelScope)
+
+
+def tokens(token: CancelToken) -> None:
+    assert_type(token.wait(1.0), bool)
+    assert_type(CancelToken.linked(token), CancelToken)
+    with token.register(print):
+        pass
