@@ -180,7 +180,7 @@ def generator_loop():
 
 
 def lambda_loop():
-    sum(map(lambda x: x, itertools.repeat(1)))
+    sum(map(lambda x: x, itertools.repeat(1)))  # noqa: C417  # called from C on purpose
 
 
 def comprehension_loop():
@@ -356,7 +356,6 @@ def test_many_threads_at_once_each_get_their_own():
     assert outcomes == dict.fromkeys(range(8), (True, False))
 
 
-@pytest.mark.skipif(MECHANISM != "monitoring", reason="sys.monitoring is not used here")
 def test_the_tool_is_given_back_and_no_function_stays_instrumented():
     with move_on_after(0.01):
         loop()
@@ -369,7 +368,6 @@ def test_the_tool_is_given_back_and_no_function_stays_instrumented():
             sys.monitoring.free_tool_id(tool)
 
 
-@pytest.mark.skipif(MECHANISM != "monitoring", reason="sys.monitoring is not used here")
 def test_goes_on_with_one_tool_id_taken():
     sys.monitoring.use_tool_id(4, "somebody else")
     try:
@@ -378,25 +376,6 @@ def test_goes_on_with_one_tool_id_taken():
     finally:
         sys.monitoring.free_tool_id(4)
     assert scope.cancelled_caught
-
-
-@pytest.mark.skipif(MECHANISM != "trace", reason="the trace hook is not used here")
-def test_a_traced_thread_is_left_alone_and_keeps_its_tracer():
-    def tracer(frame, event, argument):
-        return None
-
-    before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        with move_on_after(0.01) as scope:
-            until = time.perf_counter() + 0.1
-            while time.perf_counter() < until:
-                pass
-        assert sys.gettrace() is tracer
-    finally:
-        sys.settrace(before)
-    assert scope.cancel_called
-    assert not scope.cancelled_caught
 
 
 def test_no_hook_is_left_in_the_thread():

@@ -39,7 +39,7 @@ from threadsafe_timeout._transparent import is_protected
 if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
 
-__all__ = ["Support", "configure", "dismiss", "insisting", "on_line", "pursue", "support"]
+__all__ = ["Support", "configure", "dismiss", "on_line", "pursue", "support"]
 
 _SHORTEST, _LONGEST = 0.002, 0.25  # seconds between looks: often at first, then ever more rarely
 # Seconds without an event and without a move after which a thread counts as blocked in C, and is left alone for a
@@ -208,12 +208,6 @@ def _look() -> None:
         for target in targets:
             if target.ident in _targets:
                 _schedule(target.next_look(now))
-
-
-def insisting() -> bool:
-    """Whether this thread is one that is being interrupted insistently."""
-    target = _targets.get(get_ident())
-    return target is not None and _clock.monotonic() >= target.insist_at
 
 
 def on_line(frame: FrameType, offset: int) -> None:

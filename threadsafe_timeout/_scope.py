@@ -28,7 +28,6 @@ What the pool and the patches use:
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
@@ -69,12 +68,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NEW, _ACTIVE, _DONE = range(3)
 _INFINITY = math.inf
 _COROUTINE = 0x80 | 0x200  # code flags: a coroutine, an asynchronous generator
-# The interrupt on 3.11 needs to know each thread's state; None elsewhere.
-_this_thread: Any = None
-if sys.version_info < (3, 12) and sys.implementation.name == "cpython":
-    from threadsafe_timeout._thread_states import ThisThread
-
-    _this_thread = ThisThread()
 _current: ContextVar[CancelScope | None] = ContextVar("threadsafe_timeout_scope", default=None)
 
 
@@ -189,8 +182,6 @@ class CancelScope:
         self._frame = frame = _frame or _getframe(1)
         self._entered_by = frame.f_lasti
         self._thread = ident = get_ident()
-        if _this_thread is not None:
-            _this_thread.here  # noqa: B018  # tells the thread's state on its first scope
         self._entered_at = now = _clock.monotonic()
         parent = _current.get()
         self._reset = _current.set(self)
