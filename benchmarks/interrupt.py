@@ -77,7 +77,8 @@ def others(seconds):
 
     base, _ = measure(undisturbed)
     disturbed, times = measure(interrupted)
-    return f"{disturbed / base:.2f} × its speed next to a thread that merely computes ({times / seconds:.0f} interrupts/s)"
+    speed = f"{disturbed / base:.2f} × its speed next to a thread that merely computes"
+    return f"{speed} ({times / seconds:.0f} interrupts/s)"
 
 
 def main():

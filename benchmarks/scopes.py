@@ -1,4 +1,4 @@
-"""What scopes cost, next to their peers, in one run. Prints a Markdown table; peers that are not installed are left out.
+"""What scopes cost, next to their peers, in one run. Prints Markdown tables; peers not installed are left out.
 
     pip install stopit func_timeout wrapt_timeout_decorator trio anyio
     python benchmarks/scopes.py
@@ -132,7 +132,8 @@ def enter_and_exit(rounds):
 
 
 def many_at_once():
-    print("\n| deadlines armed at once | arm, µs each | disarm, µs each | bytes each | threads |\n|---|---|---|---|---|")
+    print("\n| deadlines armed at once | arm, µs each | disarm, µs each | bytes each | threads |")
+    print("|---|---|---|---|---|")
     for count in (1_000, 10_000, 100_000):
         _timer.call_later(3600, print)
         gc.collect()

@@ -15,6 +15,7 @@ import threading
 import time
 
 import stress_interrupt_shapes as shapes
+
 from threadsafe_timeout import CancelScope, DeadlineExceeded, _interrupt, deadline, move_on_after
 from threadsafe_timeout.testing.race import widened_races
 
@@ -155,8 +156,10 @@ def main():
         total += tally.expired
         wrong += tally.wrong
         late = sorted(tally.latencies)
-        latencies.append(f"{threads} threads: p50 {late[len(late) // 2] * 1e3:.1f} ms, p99 {late[len(late) * 99 // 100] * 1e3:.1f} ms")
-        print(f"{threads} threads: {tally.expired} expiries, wrong: {dict(tally.wrong)}", *tally.examples, sep="\n  ", flush=True)
+        half, most = late[len(late) // 2] * 1e3, late[len(late) * 99 // 100] * 1e3
+        latencies.append(f"{threads} threads: p50 {half:.1f} ms, p99 {most:.1f} ms")
+        print(f"{threads} threads: {tally.expired} expiries, wrong: {dict(tally.wrong)}", flush=True)
+        print(*tally.examples, sep="\n")
         if "lost" in tally.wrong:
             break
     version = ".".join(map(str, sys.version_info[:3]))

@@ -4,7 +4,7 @@ Each takes a `Record`, a scope to enter, and how often to go round. `violations(
 Written in many styles on purpose: what matters is the bytecode, so do not reformat.
 """
 
-# ruff: noqa: E701, E702, E722, F401, F841, B018, PLR, PLW, SIM, S110, E741, RUF, C4, B007, PT, UP, I001  # see above
+# ruff: noqa  # the whole file: see above
 # fmt: off
 import contextlib
 import functools

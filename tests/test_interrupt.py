@@ -247,8 +247,8 @@ def test_through_a_decorated_function_inside_an_outer_scope():
 def swallowing_loop():
     def work():
         counted = 0
-        for _ in range(1000):
-            counted += 1
+        for number in range(1000):
+            counted += number
 
     while True:
         try:

@@ -303,10 +303,11 @@ def test_finished_tasks_hold_nothing():
 
 
 def test_map_leaves_running_tasks_alone(gate):
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
 
     def task(number):
         if number:
+            begun.set()
             gate.wait(10)
             done.set()
         return number
@@ -314,6 +315,7 @@ def test_map_leaves_running_tasks_alone(gate):
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(task, [0, 1])
         assert next(results) == 0
+        assert begun.wait(10)  # what is still pending is cancelled, as ever
         results.close()
         gate.set()
         assert done.wait(10)

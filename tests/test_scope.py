@@ -10,9 +10,11 @@ import threading
 import pytest
 
 from threadsafe_timeout import (
-    CancelScope,
     Cancelled,
+    CancelScope,
     DeadlineExceeded,
+    _clock,
+    _scope,
     check_cancelled,
     current_deadline,
     deadline,
@@ -23,7 +25,6 @@ from threadsafe_timeout import (
     sleep,
     time_remaining,
 )
-from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._tokens import CancelSource, CancelToken
 from threadsafe_timeout.testing import MockClock
 

@@ -33,11 +33,11 @@ from typing import Any, Protocol
 from threadsafe_timeout import _clock
 
 __all__ = [
-    "Entry", "TimerThread", "Watched", "arm", "attend", "call_later", "disarm", "incoming", "is_waiting", "lock", "poke",
-    "push", "settle", "shutdown", "watch",
+    "Entry", "TimerThread", "Watched", "arm", "attend", "call_later", "disarm", "incoming", "is_waiting", "lock",
+    "poke", "push", "settle", "shutdown", "watch",
 ]  # fmt: skip
 
-# [when, sequence, callback or None once it is dead or has fired]; a list, because it is marked dead in place, and
+# [when, sequence, callback or None once it is dead or fired]; a list, because it is marked dead in place, and
 # because lists compare in C, element by element, and two sequence numbers are never equal.
 Entry = list[Any]
 

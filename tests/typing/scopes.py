@@ -1,6 +1,6 @@
 """How the types of the scopes' API come out; checked by mypy, never run."""
 
-from typing_extensions import assert_type
+from typing import assert_type
 
 from threadsafe_timeout import CancelScope, check_cancelled, current_deadline, deadline, move_on_after, shield
 from threadsafe_timeout._tokens import CancelSource, CancelToken
