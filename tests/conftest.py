@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 
 import pytest
+
+# A shell that starts the tests in the background has SIGINT ignored, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Started once per process and shared by design; never counted as a leak.
 SHARED_THREADS = frozenset({"threadsafe-timeout-timer"})
