@@ -26,7 +26,7 @@ def short_grace():
     _interrupt.configure(grace=0.05)
     yield
     _interrupt.configure(grace=2.0)
-    assert switched_off(), "the interrupt is still on after its scope was left"
+    assert switched_off(), f"the interrupt is still on after its scope was left: {_interrupt._targets}"
 
 
 def switched_off():
@@ -409,3 +409,12 @@ def test_stress(threads):
     tally = stress_interrupt.run(2500, threads, seed=threads)
     assert tally.expired >= 2500
     assert not tally.wrong, "\n".join(tally.examples)
+
+
+def test_a_scope_that_is_told_of_twice_is_dismissed_for_good():
+    """As happens when it expires while it is being entered. (The fixture looks whether anything is left.)"""
+    with move_on_after(0.01) as scope:
+        scope._pursue()
+        scope._pursue()
+        loop()
+    assert scope.cancelled_caught

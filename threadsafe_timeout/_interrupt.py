@@ -159,7 +159,8 @@ def pursue(scope: CancelScope) -> None:
         target = _targets.get(ident)
         if target is None:
             target = _targets[ident] = Target(ident, now)
-        target.scopes.append(scope)
+        if scope not in target.scopes:  # it may expire while it is being entered, and both tell
+            target.scopes.append(scope)
         target.raised = False  # an outer scope may be cancelled while the inner one's exception is on its way
         _schedule(now)
 

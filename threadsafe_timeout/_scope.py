@@ -231,7 +231,9 @@ class CancelScope:
 
     def _extra(self) -> _Extras:
         if self._extras is None:
-            self._extras = _Extras(None)
+            with _timer.lock:  # the timer thread may want one at the same moment
+                if self._extras is None:
+                    self._extras = _Extras(None)
         return self._extras
 
     def __exit__(
