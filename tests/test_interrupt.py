@@ -18,6 +18,9 @@ import stress_interrupt
 import stress_interrupt_shapes as shapes
 
 MECHANISM = _interrupt.support().mechanism
+if MECHANISM == "async exception":
+    from threadsafe_timeout import _interrupt_async
+monitored = pytest.mark.skipif(MECHANISM != "monitoring", reason="sys.monitoring is not used here")
 pytestmark = pytest.mark.skipif(MECHANISM is None, reason=_interrupt.support().detail)
 
 
@@ -67,7 +70,7 @@ class EveryPlace:
         self.scope, self.countdown, self.insist, self.raised_at = scope, place, insist, None
         problems = []
         try:
-            self.traced(lambda: body(record, scope, 2))
+            self.traced(lambda: body(record, scope, 3))
         except BaseException as exc:
             problems.append(f"escaped: {exc!r}")
         self.scope = None
@@ -77,17 +80,17 @@ class EveryPlace:
         return problems + shapes.violations(record), self.raised_at
 
     def traced(self, call):
-        if MECHANISM == "trace":
-            return self._settrace(call)
-        return call()
+        return call() if MECHANISM == "monitoring" else self._settrace(call)
 
     def _settrace(self, call):
         def trace(frame, event, argument):
             if frame.f_code not in self.codes:
                 return None
-            if event == "line" or (event == "opcode" and frame.f_lasti in _interrupt.code_map(frame.f_code).heads):
+            frame.f_trace_opcodes = True
+            # At lines, once it insists; before that at the instructions where a thread is found waiting.
+            waits = event == "opcode" and _interrupt_async.waits_at(frame.f_code, frame.f_lasti)
+            if event == "line" if self.insist else waits:
                 self.hook(frame, frame.f_lasti)
-            frame.f_trace_opcodes = _interrupt.code_map(frame.f_code).needs_instructions
             return trace
 
         before = sys.gettrace()
@@ -155,7 +158,7 @@ def test_the_map_knows_the_holes():
     first = body.__code__.co_firstlineno
     by_line = {}
     for (offset, name), position in zip(
-        mapped._names.items(), (list(body.__code__.co_positions())[o // 2] for o in mapped._names), strict=True
+        mapped.names.items(), (list(body.__code__.co_positions())[o // 2] for o in mapped.names), strict=True
     ):
         if name != "RESUME" and position[0] is not None:
             by_line.setdefault(position[0] - first, mapped.verdict(offset, calling=False))
@@ -356,6 +359,7 @@ def test_many_threads_at_once_each_get_their_own():
     assert outcomes == dict.fromkeys(range(8), (True, False))
 
 
+@monitored
 def test_the_tool_is_given_back_and_no_function_stays_instrumented():
     with move_on_after(0.01):
         loop()
@@ -368,6 +372,7 @@ def test_the_tool_is_given_back_and_no_function_stays_instrumented():
             sys.monitoring.free_tool_id(tool)
 
 
+@monitored
 def test_goes_on_with_one_tool_id_taken():
     sys.monitoring.use_tool_id(4, "somebody else")
     try:

@@ -19,7 +19,7 @@ def busy():
         try:
             with t.deadline(0.005):
                 while True:
-                    t.check_cancelled() if sys.version_info < (3, 12) else None
+                    pass
         except TimeoutError:
             pass
 

@@ -65,7 +65,7 @@ class CodeMap:
 
     def __init__(self, code: CodeType) -> None:
         self.asynchronous = bool(code.co_flags & _ASYNC_FLAGS)
-        self._names: dict[int, str] = {}
+        self.names: dict[int, str] = {}
         self._arguments: dict[int, int] = {}
         self._next: dict[int, int] = {}
         self._jumps: dict[int, int] = {}
@@ -76,26 +76,30 @@ class CodeMap:
             self._handlers[start // 2 : end // 2] = [target] * ((end - start) // 2)
         self._chains: dict[int, tuple[int, ...]] = {}
         self._with_handlers = {
-            offset: self._handlers[self._next[offset] // 2] for offset, name in self._names.items() if name in _ENTERS
+            offset: self._handlers[self._next[offset] // 2] for offset, name in self.names.items() if name in _ENTERS
         }
         # Where every round of a loop passes by, and where a function starts. (Not where an await goes round.)
         self.heads = frozenset(
             target
             for source, target in self._jumps.items()
-            if target <= source and "NO_INTERRUPT" not in self._names[source] and self._leads_to(target, source)
+            if target <= source and "NO_INTERRUPT" not in self.names[source] and self._leads_to(target, source)
         )
         self._pending = self._follow()
         self._guards: dict[int, int] = {}  # by handler of an except or finally: the clean-up that guards its body
         self._excepts, self._finals = self._clean_ups()
         positions = list(code.co_positions())
-        in_final = {offset for offset in self._names if self._inside(offset, self._finals)}
+        in_final = {offset for offset in self.names if self._inside(offset, self._finals)}
         final_positions = {positions[offset // 2] for offset in in_final if positions[offset // 2][0] is not None}
-        self._final = in_final | {offset for offset in self._names if positions[offset // 2] in final_positions}
+        self._final = in_final | {offset for offset in self.names if positions[offset // 2] in final_positions}
+        # The jump that goes round a loop has the position of the statement before it, though that be done.
+        self._final -= {
+            source for source, target in self._jumps.items() if target <= source and target not in self._final
+        }
         lines = {line for line, *_ in positions} - {None}
         # No LINE events come from a loop that stays on its line, nor, on 3.13, from a function that is one line.
         self.needs_instructions = len(lines) == 1 or self._has_one_line_loop(positions)
         if len(lines) == 1:
-            self.heads |= {self._next[offset] for offset, name in self._names.items() if name == "RESUME"}
+            self.heads |= {self._next[offset] for offset, name in self.names.items() if name == "RESUME"}
 
     def _decode(self, bytecode: bytes) -> None:
         offset = extended = 0
@@ -105,7 +109,7 @@ class CodeMap:
             extended = argument << 8 if op == opcode.EXTENDED_ARG else 0
             following = offset + 2 + 2 * _CACHES.get(op, 0)
             name = _NAMES[op]
-            self._names[offset], self._arguments[offset], self._next[offset] = name, argument, following
+            self.names[offset], self._arguments[offset], self._next[offset] = name, argument, following
             self._start.extend([offset] * ((following - offset) // 2))
             if op in _RELATIVE:
                 self._jumps[offset] = following + (-2 if "BACKWARD" in name else 2) * argument
@@ -137,7 +141,7 @@ class CodeMap:
             offset, state = work.pop()
             known = pending.get(offset)
             # A handler is reached from many places, the holes of inner blocks among them: the shortest state is its.
-            if offset not in self._names or (known is not None and len(known) <= len(state)):
+            if offset not in self.names or (known is not None and len(known) <= len(state)):
                 continue
             pending[offset] = state
             handler = self._handlers[offset // 2]
@@ -146,7 +150,7 @@ class CodeMap:
             after = self._after(offset, state)
             if offset in self._jumps:
                 work.append((self._jumps[offset], after))
-            if self._names[offset] not in _NO_FALL_THROUGH:
+            if self.names[offset] not in _NO_FALL_THROUGH:
                 work.append((self._next[offset], after))
         return pending
 
@@ -158,17 +162,17 @@ class CodeMap:
             offset = work.pop()
             if offset == end:
                 return True
-            if offset in seen or offset not in self._names:
+            if offset in seen or offset not in self.names:
                 continue
             seen.add(offset)
             if offset in self._jumps:
                 work.append(self._jumps[offset])
-            if self._names[offset] not in _NO_FALL_THROUGH:
+            if self.names[offset] not in _NO_FALL_THROUGH:
                 work.append(self._next[offset])
         return False
 
     def _after(self, offset: int, state: tuple[int, ...]) -> tuple[int, ...]:
-        name = self._names[offset]
+        name = self.names[offset]
         if name in _ENTERS:
             return (*state, offset)
         if state and (
@@ -185,14 +189,14 @@ class CodeMap:
         finals: set[int] = set()
         for handler in {handler for handler in self._handlers if handler is not None}:
             guard = self._handlers[handler // 2]
-            if self._names[handler] != "PUSH_EXC_INFO" or guard is None:
+            if self.names[handler] != "PUSH_EXC_INFO" or guard is None:
                 continue
-            first = self._names[self._next[handler]]
+            first = self.names[self._next[handler]]
             if first == "WITH_EXCEPT_START":
                 continue
             matches = first == "POP_TOP" or any(  # a bare `except:` starts with POP_TOP
                 name in ("CHECK_EXC_MATCH", "CHECK_EG_MATCH") and self._handlers[offset // 2] == guard
-                for offset, name in self._names.items()
+                for offset, name in self.names.items()
             )
             (excepts if matches else finals).add(guard)
             self._guards[handler] = guard
@@ -211,7 +215,7 @@ class CodeMap:
         """Whether some loop stays on one line."""
         for source, target in self._jumps.items():
             if target <= source:
-                lines = {positions[offset // 2][0] for offset in self._names if target <= offset <= source}
+                lines = {positions[offset // 2][0] for offset in self.names if target <= offset <= source}
                 if len(lines - {None}) <= 1:
                     return True
         return False
@@ -219,12 +223,12 @@ class CodeMap:
     def _before_try(self, offset: int) -> bool:
         """Whether this is the `try:` line, whose handler is not in force yet. (At the head of a loop nothing can have
         been acquired just before it.)"""
-        if self._names[offset] != "NOP" or offset in self.heads:
+        if self.names[offset] != "NOP" or offset in self.heads:
             return False
         following = offset
-        while self._names.get(following) == "NOP":
+        while self.names.get(following) == "NOP":
             following = self._next[following]
-        return following in self._names and not set(self.chain(following)) <= set(self.chain(offset))
+        return following in self.names and not set(self.chain(following)) <= set(self.chain(offset))
 
     def verdict(self, offset: int, *, calling: bool) -> Verdict:
         """Whether an exception may appear at `offset`: the next instruction to run or, if `calling`, one in a call."""
@@ -235,7 +239,7 @@ class CodeMap:
         chain = self.chain(offset)
         if any(self._with_handlers[enter] not in chain for enter in pending):
             return Verdict.NEVER
-        if self._names[offset] not in _CALLING if calling else self._before_try(offset):
+        if self.names[offset] not in _CALLING if calling else self._before_try(offset):
             return Verdict.NEVER
         return Verdict.IN_HANDLER if self._inside(offset, self._excepts) else Verdict.CLEAN
 

@@ -9,14 +9,14 @@ Guarantees:
   own context, nor while a module that keeps locks of its own (`PROTECTED`) is anywhere on the stack above
   the scope.
 - Politely first: once. After `grace` more seconds insistently: at every such line, in `except` bodies too.
-- It is raised *by the target thread itself*, from a hook that runs between two of its instructions, so nothing is
-  ever in flight when a scope is left. `PyThreadState_SetAsyncExc` has no such moment and is not used.
+- Nothing is ever in flight when a scope is left.
 - A thread that is inside a C call is not reached before the call returns.
 
-The hook is `sys.monitoring` (3.12, 3.13: local LINE events on the functions on the target's stack, switched on for a
-few milliseconds at a time by the timer thread).
+On 3.12 and 3.13 the target thread raises it *itself*, from a hook that runs between two of its instructions:
+`sys.monitoring`, local LINE events on the functions on its stack, switched on for a few milliseconds at a time by the
+timer thread. On 3.11 it is sent, at moments when it arrives at once: `_interrupt_async`.
 
-On interpreters where this has not been proven (3.11 and other versions, free-threaded builds, other implementations)
+On interpreters where this has not been proven (other versions, free-threaded builds, other implementations)
 `support().mechanism` is None: cooperative points and the other rungs still work.
 """
 
@@ -26,6 +26,7 @@ import atexit
 import os
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from threading import get_ident
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Support", "configure", "dismiss", "on_line", "pursue", "support"]
 
-_SHORTEST, _LONGEST = 0.002, 0.25  # seconds between looks: often at first, then ever more rarely
+_SHORTEST = 0.002  # seconds between looks: often at first, then ever more rarely
 # Seconds without an event and without a move after which a thread counts as blocked in C, and is left alone for a
 # while: other threads that run the same functions pay while the hook is on.
 _WINDOW, _SHORTEST_REST, _LONGEST_REST = 0.02, 0.02, 0.5
@@ -59,6 +60,8 @@ class Support:
 class Mechanism(Protocol):
     """How the hook gets into a thread."""
 
+    longest: float  # seconds between looks at a thread that runs
+
     def arm(self, stacks: dict[int, FrameType]) -> None:
         """Have `on_line` called in exactly these threads (by ident, with their top frames); none: switch all off."""
 
@@ -71,9 +74,9 @@ def support() -> Support:
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return Support(None, "without the GIL another thread's frames cannot be looked at safely")
     if version == (3, 11):
-        # What there is, setting the thread's trace hook through the C API, crashed the interpreter once in about thirty
-        # runs of fifteen seconds in which threads came and went all the time.
-        return Support(None, "CPython 3.11 has no hook that another thread can set safely")
+        if find_spec("_ctypes") is None:
+            return Support(None, "CPython 3.11 was built without ctypes")
+        return Support("async exception", "PyThreadState_SetAsyncExc, where it arrives at once")
     if version in ((3, 12), (3, 13)):
         return Support("monitoring", "sys.monitoring LINE events, local to the functions on the thread's stack")
     return Support(None, f"not proven on CPython {version[0]}.{version[1]}")
@@ -129,7 +132,7 @@ class Target:
             return self.insist_at
         if self.resting:
             return self._until
-        return now + min(max(_SHORTEST, (now - self._began) / 8), _LONGEST)
+        return now + min(max(_SHORTEST, (now - self._began) / 8), _mechanism.longest if _mechanism else 0.25)
 
 
 _targets: dict[int, Target] = {}  # by thread ident; written under _timer.lock, read by the hook without
@@ -232,7 +235,11 @@ def on_line(frame: FrameType, offset: int) -> None:
 
 def _owed(ident: int) -> tuple[CancelScope, CancelScope] | None:
     """The scope whose `Cancelled` is due in the current context, and the thread's scope it can be raised in."""
-    scope, now = _scope._current.get(), _clock.monotonic()
+    return _owed_from(_scope._current.get(), ident, _clock.monotonic())
+
+
+def _owed_from(scope: CancelScope | None, ident: int, now: float) -> tuple[CancelScope, CancelScope] | None:
+    """The same from `scope` outwards."""
     anchor, found = None, None
     while scope is not None:
         if scope._thread == ident and scope._frame is not None:
@@ -264,6 +271,10 @@ def _may_raise(frame: FrameType | None, offset: int, anchor: CancelScope, insist
 
 
 def _make_mechanism() -> Mechanism:
+    if sys.version_info < (3, 12):
+        from threadsafe_timeout._interrupt_async import AsyncException
+
+        return AsyncException()
     from threadsafe_timeout._interrupt_monitoring import Monitoring
 
     return Monitoring(on_line)

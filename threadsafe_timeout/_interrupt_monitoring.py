@@ -35,6 +35,8 @@ _DEEPEST = 64  # frames: from the innermost outwards; whatever runs returns to o
 class Monitoring:
     """Switches events on and off. Used by the timer thread only."""
 
+    longest = 0.25  # the events stay on between two looks
+
     def __init__(self, on_line: Callable[[FrameType, int], None]) -> None:
         self._on_line = on_line
         self._tool: int | None = None

@@ -34,7 +34,7 @@ from contextvars import ContextVar, Token
 from sys import _getframe
 from threading import get_ident
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from threadsafe_timeout import _clock, _timer
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
@@ -352,13 +352,26 @@ class _Shield(CancelScope):
 
     __slots__ = ("_grace", "_shield_until")
     _grace: float
+    # For who looks at the thread from outside; under _timer.lock.
+    active: ClassVar[set[_Shield]] = set()
+    latest: ClassVar[object] = None  # a new one whenever a shield goes up
 
     def __enter__(self, _frame: FrameType | None = None) -> Self:
         self._shield_until = _clock.monotonic() + self._grace
+        with _timer.lock:
+            _Shield.active.add(self)
+        _Shield.latest = object()
         super().__enter__(_frame or _getframe(1))
         with _timer.lock:
             self._entry = _timer.arm(self._shield_until, self._lower)
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        with _timer.lock:
+            _Shield.active.discard(self)
+        return super().__exit__(kind, exc, traceback)
 
     def _lower(self) -> None:
         """Let what is outside through: those who wait inside now hear of it, at once if it has happened already."""

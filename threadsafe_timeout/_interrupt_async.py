@@ -1,0 +1,287 @@
+"""The interrupt's mechanism on 3.11: an asynchronous exception, sent only at a moment when it must arrive at once.
+
+What the interpreter of 3.11 does, read off its source and tried: a thread that is asked to let another one run does
+so at the end of a jump backwards, at the start of a function, or after a call. When it has the GIL again, the first
+thing it looks at, before its next instruction, is whether an exception was sent to it.
+
+So whoever holds the GIL and finds a thread's innermost frame at a jump backwards or at the start of its function knows
+that the thread waits exactly there, and that what is sent now appears exactly there. After a *call* neither is known
+(the function may still be running, and what it returns, a lock maybe, would be lost): nothing is sent then. A thread
+that is found after a call each time is followed with a short switch interval until it is found elsewhere.
+
+Looking and sending must not be torn apart by another thread, which between two instructions of Python they could be.
+Both are therefore done within one call of C: a chain of iterators that compares, and calls `PyThreadState_SetAsyncExc`
+only if every comparison holds. The collector, which could run Python code in the middle, is off meanwhile.
+
+A thread can be told to trace *itself*, by code that happens to run in it; then `on_line` runs at each of its lines, as
+the hook of later versions does. Two things make such code run there:
+
+- The exception that was sent is made by the interpreter in the thread it was sent to. What has swallowed the first one
+  (a bare `except:`) is sent another when the grace is over, and that one starts the tracing: the next line is in the
+  `except` body.
+- The garbage collector calls back in the thread that allocates. A thread that is always found in the middle of a call
+  (a loop that logs, say) is met there: for a moment the collector runs at every allocation.
+
+A thread that somebody else traces is left to its tracer. (Setting another thread's trace hook through the C API looks
+simpler, and crashed the interpreter about once in thirty runs of fifteen seconds while threads came and went.)
+
+Where it is weaker than the hook of later versions: what a context copied by hand (`contextvars.Context().run`) hides
+from the thread is not hidden from the sender.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import opcode
+import sys
+import time
+from collections.abc import Callable
+from itertools import compress, repeat, starmap
+from operator import attrgetter, eq, is_, itemgetter
+from threading import get_ident
+from types import CodeType, FrameType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from threadsafe_timeout import _clock, _interrupt, _scope, _timer
+from threadsafe_timeout._codemap import code_map
+from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._frames import frames_of_others
+from threadsafe_timeout._transparent import is_protected
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._scope import CancelScope
+
+__all__ = ["AsyncException", "waits_at"]
+
+TraceFunction = Callable[[FrameType, str, Any], Any]
+
+# Instructions of 3.11 at which a thread can be found waiting with nothing under way. (JUMP_BACKWARD_NO_INTERRUPT is
+# what an await goes round with, and is none.)
+CHECKS = frozenset(
+    name for name in opcode.opmap if name in ("JUMP_BACKWARD", "RESUME") or name.startswith("POP_JUMP_BACKWARD_")
+)
+_STEPS = 16  # at most so many times a thread is let go on by a few instructions before it is left until the next look
+_STILL = 5  # times found in the same place: most likely it waits in C
+_PATIENCE = 3  # looks in vain before the collector is asked to help
+_STEP = 1e-6  # seconds: the switch interval meanwhile
+
+_sent: dict[int, CancelScope] = {}  # by thread ident: whose exception is being sent
+
+
+def _compare_and_jump() -> frozenset[int]:
+    """The opcodes that a comparison and the jump after it are replaced by when the interpreter has warmed up.
+
+    Such a pair is one instruction, and a thread that waits at the jump is found at the comparison. They have no names.
+    """
+
+    def warm(last: Any, step: Any) -> None:
+        now = step
+        while now < last:
+            now += step
+
+    def equal(last: str, now: str) -> None:
+        while now != last:
+            now = last
+
+    found = set()
+    compare, jump = opcode.opmap["COMPARE_OP"], opcode.opmap.get("POP_JUMP_BACKWARD_IF_TRUE")
+    for function, last, step in ((warm, 99, 1), (warm, 99.0, 1.0), (equal, "b", "a")):
+        fresh = FunctionType(function.__code__.replace(co_name="warm"), {})  # not specialised for anything yet
+        for _ in range(99):
+            fresh(last, step)
+        plain, adapted = fresh.__code__.co_code, fresh.__code__._co_code_adaptive  # type: ignore[attr-defined]  # private
+        for offset in range(0, len(plain), 2):
+            if plain[offset] == compare and plain[offset + 2 * 3] == jump and adapted[offset] != compare:
+                found.add(adapted[offset])
+    return frozenset(found)
+
+
+def waits_at(code: CodeType, offset: int) -> bool:
+    """Whether a thread that is found at `offset`, innermost, can only be waiting for its turn there."""
+    names = code_map(code).names
+    name = names.get(offset)
+    if name == "COMPARE_OP" and names.get(offset + 2 * 3) in CHECKS:  # two units of cache
+        return code._co_code_adaptive[offset] in _PAIRS  # type: ignore[attr-defined]  # private
+    return name in CHECKS
+
+
+class _Interruption(Cancelled):
+    """What is sent: a class, because that is all that can be. The interpreter makes the exception by calling it."""
+
+    def __new__(cls) -> _Interruption:
+        ident = get_ident()
+        scope = _sent[ident]
+        target = _interrupt._targets.get(ident)
+        if target is not None:
+            target.raised = True
+            if _clock.monotonic() >= target.insist_at:
+                _trace_from(sys._getframe(1))
+        scope._delivered = True
+        return Cancelled._of(scope)  # type: ignore[return-value]  # the plain one: nobody is to see this class
+
+
+def _trace_from(frame: FrameType | None) -> None:
+    """Have `on_line` run in this thread at every further line of `frame`, of its callers, and of what they call."""
+    if sys.gettrace() is not None:
+        return
+    while frame is not None:
+        if not is_protected(frame):
+            frame.f_trace = _on_event
+        frame = frame.f_back
+    sys.settrace(_on_event)
+
+
+def _on_event(frame: FrameType, event: str, argument: object) -> TraceFunction | None:
+    target = _interrupt._targets.get(get_ident())
+    if target is None or (target.raised and _clock.monotonic() < target.insist_at):
+        sys.settrace(None)
+        return None
+    if event == "line":
+        _interrupt.on_line(frame, frame.f_lasti)  # if it raises, the interpreter ends the tracing
+    return None if is_protected(frame) else _on_event
+
+
+_PAIRS = _compare_and_jump()
+
+
+class AsyncException:
+    """Sends it. Used by the timer thread only."""
+
+    longest = 0.02  # each look is an attempt
+
+    def __init__(self) -> None:
+        self._failed: dict[int, int] = {}  # looks in vain, by thread ident
+        send = ctypes.pythonapi.PyThreadState_SetAsyncExc  # PyDLL: the GIL is held throughout
+        send.argtypes = (ctypes.c_ulong, ctypes.py_object)
+        send.restype = ctypes.c_int
+        self._send = send
+
+    def arm(self, stacks: dict[int, FrameType]) -> None:
+        waiting: dict[int, tuple[object, int]] = dict.fromkeys(stacks, (None, 0))  # where, and how often in a row
+        stacks.clear()
+        for ident in _sent.keys() - _interrupt._targets.keys():
+            del _sent[ident]
+        self._failed = {ident: times for ident, times in self._failed.items() if ident in waiting}
+        if not waiting:
+            return
+        interval = sys.getswitchinterval()
+        try:
+            for _ in range(_STEPS):
+                for ident, (before, times) in list(waiting.items()):
+                    at = self._attempt(ident)
+                    if at is None or (at == before and times == _STILL):
+                        del waiting[ident]  # done, or it does not move
+                        continue
+                    waiting[ident] = at, times + 1 if at == before else 0
+                    if before not in (None, at) and (target := _interrupt._targets.get(ident)) is not None:
+                        target.seen = True
+                if not waiting:
+                    return
+                sys.setswitchinterval(_STEP)
+                time.sleep(0)
+            for ident in waiting:
+                self._failed[ident] = self._failed.get(ident, 0) + 1
+            self._ask({ident for ident in waiting if self._failed[ident] >= _PATIENCE})
+        finally:
+            sys.setswitchinterval(interval)
+
+    def _ask(self, idents: set[int]) -> None:
+        """Have these threads trace themselves as soon as they allocate something that the collector looks after."""
+        thresholds = gc.get_threshold()
+        if not idents or not gc.isenabled() or not thresholds[0]:
+            return
+
+        def collecting(phase: str, info: object) -> None:
+            if get_ident() in idents:
+                idents.discard(get_ident())
+                _trace_from(sys._getframe(1))
+
+        gc.callbacks.append(collecting)
+        gc.set_threshold(1, *thresholds[1:])
+        try:
+            for _ in range(_STEPS):
+                time.sleep(0)
+                if not idents:
+                    return
+        finally:
+            gc.set_threshold(*thresholds)
+            gc.callbacks.remove(collecting)
+
+    def _attempt(self, ident: int) -> object:
+        """Send it if it can be sent right now. None if nothing is left to do; otherwise where the thread is."""
+        target = _interrupt._targets.get(ident)
+        if target is None:
+            return None
+        insist = _clock.monotonic() >= target.insist_at
+        owed = None if target.raised and not insist else _owed(target)
+        if owed is None:
+            return None
+        with frames_of_others():
+            shields = _scope._Shield.latest
+            frame = sys._current_frames().get(ident)
+            if frame is None:
+                return None
+            scope, anchor = owed
+            _sent[ident] = scope
+            if self._send_at(ident, frame, anchor, shields, insist=insist):
+                target.raised = True
+                return None
+            return id(frame), frame.f_lasti
+
+    def _send_at(self, ident: int, frame: FrameType, anchor: CancelScope, shields: object, *, insist: bool) -> bool:
+        """Send it if the thread waits in `frame`, which is its innermost, where it may appear."""
+        offset, place = frame.f_lasti, anchor._frame
+        if place is None or not waits_at(frame.f_code, offset):
+            return False
+        depth = _depth(frame, place)
+        if depth is None or not _interrupt._may_raise(frame, offset, anchor, insist):
+            return False
+        comparisons = (
+            # The same innermost frame, at the same instruction: nothing called from it, no trace function either.
+            map(is_, map(itemgetter(ident), starmap(sys._current_frames, repeat(()))), repeat(frame)),
+            map(eq, map(attrgetter("f_lasti"), repeat(frame)), repeat(offset)),
+            # Called, if it is a generator's, by the same ones as a moment ago.
+            map(is_, map(attrgetter("f_back." * depth + "f_code"), repeat(frame)), repeat(place.f_code)),
+            # In the block still, and in no shield that was not seen.
+            map(is_, map(attrgetter("_frame"), repeat(anchor)), repeat(place)),
+            map(is_, map(attrgetter("latest"), repeat(_scope._Shield)), repeat(shields)),
+        )
+        calls: Any = [(ident, _Interruption)]
+        for holds in comparisons:
+            calls = compress(calls, holds)
+        return bool(next(starmap(self._send, calls), 0))
+
+
+def _depth(frame: FrameType, place: FrameType | None) -> int | None:
+    """How many calls `place` is outside `frame`; None if it is not there."""
+    depth, walk = 0, frame
+    while walk is not place:
+        back = walk.f_back
+        if back is None:
+            return None
+        depth, walk = depth + 1, back
+    return depth
+
+
+def _owed(target: _interrupt.Target) -> tuple[CancelScope, CancelScope] | None:
+    """As `_interrupt._owed`, from outside, where the thread's context cannot be looked at."""
+    now = _clock.monotonic()
+    with _timer.lock:
+        scopes = list(target.scopes)
+        shields = [shield for shield in _scope._Shield.active if shield._thread == target.ident]
+    for scope in scopes:
+        found = _interrupt._owed_from(scope, target.ident, now)
+        if found is not None and not any(
+            shield._shield_until > now and _encloses(found[1], shield) for shield in shields
+        ):
+            return found
+    return None
+
+
+def _encloses(scope: CancelScope, inner: CancelScope | None) -> bool:
+    while inner is not None:
+        inner = inner._parent
+        if inner is scope:
+            return True
+    return False
