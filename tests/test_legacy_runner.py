@@ -51,13 +51,14 @@ def environment(server: FakeLLM) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(script: Path, work: Path, server: FakeLLM, *arguments: str):
+def started(script: Path, work: Path, server: FakeLLM, *arguments: str, path: Path | None = None):
     command = [
         sys.executable, str(script), "--num-tasks", str(TASKS), "--workers", str(TASKS), "--qps", "0", "--seed", "3",
         *arguments,
     ]  # fmt: skip
     with (work / "out.txt").open("a") as out:
-        process = subprocess.Popen(command, cwd=work, env=environment(server), stdout=out, stderr=subprocess.STDOUT)
+        env = environment(server) if path is None else {**environment(server), "PYTHONPATH": str(path)}
+        process = subprocess.Popen(command, cwd=work, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
@@ -136,6 +137,62 @@ def test_killed_and_started_again_nothing_finished_runs_twice(version, tmp_path)
     lines = finished_lines(journal(tmp_path))
     assert len(lines) == len({line["key"] for line in lines}) == TASKS, "a finished task was run again"
     assert len(asked) == TASKS - len(saved_before), "a finished task made a request"
+
+
+STEADY = "import random\nrandom.random = lambda: 0.0  # the runner's tools fail at random: here never\n"
+MINUTES = [
+    ("2025-08-16", 3), ("last", 3),
+    *(pytest.param("2025-08-16", minute, marks=pytest.mark.stress) for minute in range(1, 12) if minute != 3),
+    *(pytest.param("last", minute, marks=pytest.mark.stress) for minute in (1, 6, 9)),
+]  # fmt: skip
+
+
+def without_times(value):
+    """What a database says, but for when, and for how long each test took."""
+    if isinstance(value, dict):
+        times = ("created_at", "last_updated", "first_test_time", "last_test_time", "avg_execution_time")
+        return {key: without_times(item) for key, item in value.items() if key not in times}
+    return round(value, 9) if isinstance(value, float) else value  # sums depend on the order
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    databases = {}
+
+    def of(version):
+        if version not in databases:
+            databases[version] = killed_at(None, version, tmp_path_factory.mktemp("undisturbed"))
+        return databases[version]
+
+    return of
+
+
+def killed_at(minute, version, work):
+    """The final database of a run that is killed at that legacy minute, and of the one that goes on."""
+    script = prepare(work, version)
+    (work / "src" / "sitecustomize.py").write_text(STEADY)
+    with FakeLLM(mix={"good": 6, "search": 2, "hang": 2, "trickle": 2}, seed=5, minute=MINUTE) as server:
+        if minute is not None:
+            with started(script, work, server, path=work / "src") as process:
+                until = time.monotonic() + 30
+                while not server.requests() and time.monotonic() < until:
+                    time.sleep(0.01)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(minute * MINUTE)
+                process.kill()
+                process.wait(10)
+        server.begin_run("to the end")
+        with started(script, work, server, path=work / "src") as process:
+            assert process.wait(45) == 0, (work / "out.txt").read_text()
+    return without_times(database(work))
+
+
+@pytest.mark.parametrize(("version", "minute"), MINUTES)
+def test_killed_at_any_minute_the_final_database_is_that_of_an_undisturbed_run(version, minute, tmp_path, undisturbed):
+    expected = undisturbed(version)
+    assert expected["summary"]["total_tests"] == TASKS
+    assert expected["summary"]["total_success"] > 0
+    assert killed_at(minute, version, tmp_path) == expected
 
 
 def test_a_run_that_ended_is_kept_aside_and_the_next_starts_afresh(tmp_path):

@@ -109,7 +109,9 @@ def waits_at(code: CodeType, offset: int) -> bool:
 class _Interruption(Cancelled):
     """What is sent: a class, because that is all that can be. The interpreter makes the exception by calling it."""
 
-    def __new__(cls) -> _Interruption:
+    def __new__(cls, made: Cancelled | None = None) -> _Interruption:
+        if made is not None:  # in an `except` body the interpreter makes it at once, and comes by a second time with it
+            return made  # type: ignore[return-value]
         ident = get_ident()
         scope = _sent[ident]
         target = _interrupt._targets.get(ident)
