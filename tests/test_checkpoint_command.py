@@ -128,6 +128,15 @@ def test_export_csv(run: Run, path: Path, tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.new-*")) == []
 
 
+def test_export_csv_holds_no_formulas(run: Run, tmp_path: Path) -> None:
+    path, target = tmp_path / "formulas.jsonl", tmp_path / "out.csv"
+    with CheckpointWriter(path) as writer:
+        writer.save("=key", {"text": '=HYPERLINK("x")', "number": -1, "plain": "a=b"})
+    assert run("export", path, "--to", "csv", "-o", target)[0] == 0
+    (row,) = csv.DictReader(io.StringIO(target.read_text(encoding="utf-8")))
+    assert (row["key"], row["text"], row["number"], row["plain"]) == ("'=key", "'=HYPERLINK(\"x\")", "-1", "a=b")
+
+
 def test_export_parquet(run: Run, path: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     assert run("export", path, "--to", "parquet", "-o", tmp_path / "out.parquet")[0] == 0

@@ -146,7 +146,7 @@ def test_precedence_and_sources(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("GRACE", "soon"), ("GRACE", "-1"), ("GRACE", "nan"), ("LOOP_GUARD", "maybe"), ("MAX_ABANDONED", "1.5"), ("GRCE", "1"), ("RESUME", "yes"), ("PATCHES", "htpcore")],
+    [("GRACE", "soon"), ("GRACE", "-1"), ("GRACE", "nan"), ("LOOP_GUARD", "maybe"), ("MAX_ABANDONED", "1.5"), ("GRCE", "1"), ("RESUME", "yes"), ("RETRY", "done"), ("PATCHES", "htpcore")],
 )
 def test_a_bad_setting_is_an_error_that_names_its_source_and_nothing_is_patched(monkeypatch, name, value):
     monkeypatch.setenv(f"THREADSAFE_TIMEOUT_{name}", value)
@@ -199,3 +199,10 @@ def test_run_command_is_the_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert done.stdout == "threadsafe_timeout_patches.futures ['--a', 'b'] 7 __main__\n"
+
+
+def test_every_public_name_is_there():
+    import threadsafe_timeout
+
+    assert all(getattr(threadsafe_timeout, name) is not None for name in threadsafe_timeout.__all__)
+    assert set(threadsafe_timeout.__all__) <= set(dir(threadsafe_timeout))

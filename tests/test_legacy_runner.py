@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from threadsafe_timeout_legacy.replica import replica_path
+from threadsafe_timeout_patches._legacy_database import DATABASE, Counted
 
 from threadsafe_timeout.checkpoint import load_checkpoint
 from threadsafe_timeout.testing.fake_llm import FakeLLM
@@ -140,10 +141,11 @@ def test_killed_and_started_again_nothing_finished_runs_twice(version, tmp_path)
 
 
 STEADY = "import random\nrandom.random = lambda: 0.0  # the runner's tools fail at random: here never\n"
+# (version, results between two updates of the database, legacy minute of the kill)
 MINUTES = [
-    ("2025-08-16", 3), ("last", 3),
-    *(pytest.param("2025-08-16", minute, marks=pytest.mark.stress) for minute in range(1, 12) if minute != 3),
-    *(pytest.param("last", minute, marks=pytest.mark.stress) for minute in (1, 6, 9)),
+    ("2025-08-16", 0, 3), ("last", 2, 3),
+    *(pytest.param("2025-08-16", minute % 3, minute, marks=pytest.mark.stress) for minute in range(1, 8)),
+    *(pytest.param("last", minute % 3, minute, marks=pytest.mark.stress) for minute in range(1, 8, 2)),
 ]  # fmt: skip
 
 
@@ -161,38 +163,78 @@ def undisturbed(tmp_path_factory):
 
     def of(version):
         if version not in databases:
-            databases[version] = killed_at(None, version, tmp_path_factory.mktemp("undisturbed"))
+            databases[version] = killed_at(None, 0, version, tmp_path_factory.mktemp("undisturbed"))
         return databases[version]
 
     return of
 
 
-def killed_at(minute, version, work):
+def killed_at(minute, interval, version, work):
     """The final database of a run that is killed at that legacy minute, and of the one that goes on."""
     script = prepare(work, version)
     (work / "src" / "sitecustomize.py").write_text(STEADY)
+    arguments = ("--checkpoint-interval", str(interval))
     with FakeLLM(mix={"good": 6, "search": 2, "hang": 2, "trickle": 2}, seed=5, minute=MINUTE) as server:
         if minute is not None:
-            with started(script, work, server, path=work / "src") as process:
+            with started(script, work, server, *arguments, path=work / "src") as process:
                 until = time.monotonic() + 30
                 while not server.requests() and time.monotonic() < until:
                     time.sleep(0.01)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(minute * MINUTE)
+                    return without_times(database(work))  # it was through before it could be killed
                 process.kill()
                 process.wait(10)
         server.begin_run("to the end")
-        with started(script, work, server, path=work / "src") as process:
+        with started(script, work, server, *arguments, path=work / "src") as process:
             assert process.wait(45) == 0, (work / "out.txt").read_text()
     return without_times(database(work))
 
 
-@pytest.mark.parametrize(("version", "minute"), MINUTES)
-def test_killed_at_any_minute_the_final_database_is_that_of_an_undisturbed_run(version, minute, tmp_path, undisturbed):
+@pytest.mark.parametrize(("version", "interval", "minute"), MINUTES)
+def test_killed_at_any_minute_the_database_is_that_of_an_undisturbed_run(
+    version, interval, minute, tmp_path, undisturbed
+):
     expected = undisturbed(version)
     assert expected["summary"]["total_tests"] == TASKS
     assert expected["summary"]["total_success"] > 0
-    assert killed_at(minute, version, tmp_path) == expected
+    assert killed_at(minute, interval, version, tmp_path) == expected
+    assert not list(tmp_path.glob("**/*.counted.jsonl")), "the run has ended"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("when", ["before the database", "after the database", "after the note"])
+def test_an_update_of_the_database_that_a_kill_interrupted_is_resolved_by_looking(when, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    DATABASE.parent.mkdir()
+    DATABASE.write_text('{"summary": {"total_tests": 7}}')
+
+    def save():
+        if when == "before the database":
+            raise Killed
+        DATABASE.write_text('{"summary": {"total_tests": 9}}')
+
+    counted = Counted(tmp_path / "run.jsonl", "a run")
+    if when == "after the database":
+        writer = counted._open()
+        original = writer.save
+        monkeypatch.setattr(writer, "save", lambda key, update, status: original(key, update, _or_killed(status)))
+    with contextlib.suppress(Killed):
+        counted.saving(object(), ["one", "two"], True, save)
+    counted.close(ended=False)
+    again = Counted(tmp_path / "run.jsonl", "a run")
+    assert again.keys == (set() if when == "before the database" else {"one", "two"})
+    assert Counted(tmp_path / "run.jsonl", "another run").keys == set()
+    again.close(ended=True)
+
+
+def _or_killed(status):
+    if status != "counting":
+        raise Killed
+    return status
 
 
 def test_a_run_that_ended_is_kept_aside_and_the_next_starts_afresh(tmp_path):

@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     from threadsafe_timeout._pool import ThreadPoolExecutor
     from threadsafe_timeout._settings import Settings
     from threadsafe_timeout._task import Outcome
-    from threadsafe_timeout.checkpoint import CheckpointWriter, load_checkpoint
+    from threadsafe_timeout._tokens import CancelSource, CancelToken
+    from threadsafe_timeout.checkpoint import CheckpointWriter, checkpointed, load_checkpoint
 
 __all__ = [
     "CancelScope",
+    "CancelSource",
+    "CancelToken",
     "Cancelled",
     "CheckpointWriter",
     "DeadlineExceeded",
@@ -51,6 +54,7 @@ __all__ = [
     "ThreadPoolExecutor",
     "ThreadsafeTimeoutError",
     "check_cancelled",
+    "checkpointed",
     "current_deadline",
     "deadline",
     "fail_at",
@@ -69,10 +73,13 @@ __all__ = [
 
 # Imported on first use: a program that only wants a deadline does not pay for the pool or the file lock.
 _LAZY = {
+    "CancelSource": "_tokens",
+    "CancelToken": "_tokens",
     "CheckpointWriter": "checkpoint",
     "Outcome": "_task",
     "Settings": "_settings",
     "ThreadPoolExecutor": "_pool",
+    "checkpointed": "checkpoint",
     "guard_interactive": "_guard",
     "guarded": "_guard",
     "install": "_install",

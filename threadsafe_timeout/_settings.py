@@ -43,6 +43,8 @@ class Settings:
     """Where finished tasks are saved; `<runner>` is the name of the program. None (`off`): nowhere."""
     resume: str = "unfinished"
     """`unfinished`: go on with a run of the same configuration that did not end; `never`; `always`."""
+    retry: tuple[str, ...] = ("failed",)
+    """Which finished tasks of a resumed run are run again, by status: `failed`, `timeout`, `loop`."""
     patches: tuple[str, ...] = ()
     """Names of the patches to apply, or names with `-` to leave out. Empty: all that apply."""
 
@@ -85,6 +87,13 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(word.strip() for word in words if word.strip())
 
 
+def _statuses(value: Any) -> tuple[str, ...]:
+    words = _names("" if isinstance(value, str) and value.strip().lower() in _OFF else value)
+    for word in words:
+        _choice("failed", "timeout", "loop")(word)
+    return words
+
+
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "task_timeout": _optional(_duration),
     "grace": _duration,
@@ -95,6 +104,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "loop_guard": _choice("stop", "observe", "off"),
     "checkpoint": _optional(os.fspath),
     "resume": _choice("unfinished", "never", "always"),
+    "retry": _statuses,
     "patches": _names,
 }
 

@@ -3,7 +3,8 @@
 - Each `_run_single_test_safe(task)` gets the task's own `timeout` as a deadline, counted from its start, and its
   result is on disk before its future reports done. One that does not end gives the timeout record the runner would
   have built itself.
-- A run that was killed goes on: a task that has a saved result returns it at once, through the runner's own path.
+- A run that was killed goes on: a task that has a saved result returns it at once, through the runner's own path. What
+  the runner's database had counted before the kill is not counted again.
 - `InteractiveExecutor` is guarded: see `threadsafe_timeout.guard_interactive`.
 """
 
@@ -29,6 +30,7 @@ from threadsafe_timeout._install import Patching
 from threadsafe_timeout._settings import Settings, settings
 from threadsafe_timeout._task import Outcome, TaskOptions
 from threadsafe_timeout.checkpoint import CheckpointWriter, Ordinals, Record, open_run, task_fingerprint
+from threadsafe_timeout_patches._legacy_database import Counted
 
 __all__ = ["CLASSES", "MODULES", "apply"]
 
@@ -47,6 +49,8 @@ def apply(module: ModuleType, patching: Patching) -> None:
     if runner is not None and hasattr(runner, "_run_single_test_safe"):
         run = Run()
         patching.wrap_object(runner, "_run_single_test_safe", run.never_called, kind=run.wrapper())
+        if hasattr(runner, "_checkpoint_save"):
+            patching.wrap_object(runner, "_checkpoint_save", run.saving)
         patching.on_uninstall(run.close)
     executor = vars(module).get("InteractiveExecutor")
     if executor is not None and executor.__module__ in {module.__name__, "__main__"}:
@@ -66,6 +70,8 @@ class Run:
         # that its id is not given to another.
         self._keys: dict[int, tuple[object, str]] = {}
         self._outstanding = 0
+        self._results: dict[int, tuple[object, str]] = {}  # by id: a result, held for that, and its key
+        self._counted: Counted | None = None
 
     def wrapper(self) -> type[wrapt.FunctionWrapper[..., Any]]:
         """The descriptor that stands in for `_run_single_test_safe`."""
@@ -94,6 +100,7 @@ class Run:
         key, saved = self._take(task)
         if saved is not None:
             result = saved.result
+            self._note(result, key)
             return (lambda *_args, **_kwargs: result), TaskOptions(name=key)
         timeout = getattr(task, "timeout", None)
         limit = settings().task_timeout
@@ -128,9 +135,28 @@ class Run:
                 writer.save(key, error if status == "failed" else result, status)
             except Exception:
                 logger.exception("threadsafe-timeout: task %s was not saved; the runner still gets its result", key)
+        self._note(result, key)
         if status == "failed" and error is not None:
             raise error
         return result
+
+    def _note(self, result: object, key: str) -> None:
+        if result is not None:
+            with self._lock:
+                self._results[id(result)] = result, key
+
+    def saving(self, original: Callable[..., Any], runner: Any, args: Any, kwargs: Any) -> Any:
+        """Around the runner's `_checkpoint_save(results, task_model=None, force=False)`."""
+        given = dict(zip(("results", "task_model", "force"), args, strict=False)) | kwargs
+        with self._lock:
+            counted = self._counted
+            known = [(result, self._results.get(id(result), (None, None))[1]) for result in given.get("results") or ()]
+        if counted is None or not getattr(runner, "enable_database_updates", True):
+            return original(*args, **kwargs)
+        fresh = [(result, key) for result, key in known if key is None or key not in counted.keys]
+        given["results"] = [result for result, _ in fresh]
+        keys = [key for _, key in fresh]
+        return counted.saving(runner, keys, bool(given.get("force")), lambda: original(**given))
 
     def _open(self) -> None:
         """Open the journal when the first task comes. The caller holds `_lock`."""
@@ -148,7 +174,9 @@ class Run:
             path = path.with_suffix(f".{os.getpid()}{path.suffix}")
         config = {"runner": Path(sys.argv[0]).name, "arguments": sys.argv[1:]}
         resume = cast(Literal["unfinished", "always", "never"], "never" if child else chosen.resume)
-        self._writer, self._finished = open_run(path, config=config, resume=resume, retry=())
+        self._writer, self._finished = open_run(path, config=config, resume=resume, retry=chosen.retry)
+        if not child:
+            self._counted = Counted(path, self._writer.run)
         atexit.register(self.close)
         if self._finished:
             logger.warning(
@@ -160,9 +188,13 @@ class Run:
         """The end of the program. The run has ended if every task was settled and nothing was raised through."""
         with self._lock:
             writer, self._writer = self._writer, None
+            counted, self._counted = self._counted, None
             if writer is not None:
                 atexit.unregister(self.close)
-                writer.close(ended=self._outstanding == 0 and getattr(sys, "last_value", None) is None)
+                ended = self._outstanding == 0 and getattr(sys, "last_value", None) is None
+                writer.close(ended=ended)
+                if counted is not None:
+                    counted.close(ended=ended)
 
 
 def run_inline(fn: Callable[..., Any], options: TaskOptions, args: Any, kwargs: Any) -> Any:

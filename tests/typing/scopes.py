@@ -2,8 +2,16 @@
 
 from typing import assert_type
 
-from threadsafe_timeout import CancelScope, check_cancelled, current_deadline, deadline, move_on_after, shield
-from threadsafe_timeout._tokens import CancelSource, CancelToken
+from threadsafe_timeout import (
+    CancelScope,
+    CancelSource,
+    CancelToken,
+    check_cancelled,
+    current_deadline,
+    deadline,
+    move_on_after,
+    shield,
+)
 
 
 def returns_from_a_deadline() -> int:

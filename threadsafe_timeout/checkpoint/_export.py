@@ -53,11 +53,16 @@ def _columns(record: Record) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"  # a spreadsheet would take what a model wrote for a formula
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else value
 
 
 def write_csv(records: Records, stream: IO[str]) -> int:
-    """One row per record, one column per top-level field of any result; nested values as JSON."""
+    """One row per record, one column per top-level field of any result; nested values as JSON.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
     names: dict[str, None] = dict.fromkeys(ENVELOPE)
     for record in records():
         names.update(dict.fromkeys(_columns(record)))

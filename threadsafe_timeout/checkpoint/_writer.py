@@ -112,6 +112,11 @@ class CheckpointWriter:
             journal.open()
         self._begin(journal, key, lock_timeout, default)
 
+    @property
+    def run(self) -> str:
+        """The id of the run that the journal belongs to, made when it was begun."""
+        return str(self._journal.header["run"])
+
     @staticmethod
     def check(mode: str, lock_timeout: float) -> None:
         """Refuse arguments that make no sense, naming them."""
