@@ -58,7 +58,7 @@ TraceFunction = Callable[[FrameType, str, Any], Any]
 
 # Instructions of 3.11 at which a thread can be found waiting with nothing under way. (JUMP_BACKWARD_NO_INTERRUPT is
 # what an await goes round with, and is none.)
-CHECKS = frozenset(
+_CHECKS = frozenset(
     name for name in opcode.opmap if name in ("JUMP_BACKWARD", "RESUME") or name.startswith("POP_JUMP_BACKWARD_")
 )
 _STEPS = 16  # at most so many times a thread is let go on by a few instructions before it is left until the next look
@@ -101,9 +101,9 @@ def waits_at(code: CodeType, offset: int) -> bool:
     """Whether a thread that is found at `offset`, innermost, can only be waiting for its turn there."""
     names = code_map(code).names
     name = names.get(offset)
-    if name == "COMPARE_OP" and names.get(offset + 2 * 3) in CHECKS:  # two units of cache
+    if name == "COMPARE_OP" and names.get(offset + 2 * 3) in _CHECKS:  # two units of cache
         return code._co_code_adaptive[offset] in _PAIRS  # type: ignore[attr-defined]  # private
-    return name in CHECKS
+    return name in _CHECKS
 
 
 class _Interruption(Cancelled):
@@ -170,14 +170,17 @@ class AsyncException:
         interval = sys.getswitchinterval()
         try:
             for _ in range(_STEPS):
-                for ident, (before, times) in list(waiting.items()):
-                    at = self._attempt(ident)
-                    if at is None or (at == before and times == _STILL):
-                        del waiting[ident]  # done, or it does not move
-                        continue
-                    waiting[ident] = at, times + 1 if at == before else 0
-                    if before not in (None, at) and (target := _interrupt._targets.get(ident)) is not None:
-                        target.seen = True
+                with frames_of_others():
+                    frames = sys._current_frames()
+                    for ident, (before, times) in list(waiting.items()):
+                        at = self._attempt(ident, frames.get(ident))
+                        if at is None or (at == before and times == _STILL):
+                            del waiting[ident]  # done, or it does not move
+                            continue
+                        waiting[ident] = at, times + 1 if at == before else 0
+                        if before not in (None, at) and (target := _interrupt._targets.get(ident)) is not None:
+                            target.seen = True
+                    del frames
                 if not waiting:
                     return
                 sys.setswitchinterval(_STEP)
@@ -210,34 +213,35 @@ class AsyncException:
             gc.set_threshold(*thresholds)
             gc.callbacks.remove(collecting)
 
-    def _attempt(self, ident: int) -> object:
+    def _attempt(self, ident: int, frame: FrameType | None) -> object:
         """Send it if it can be sent right now. None if nothing is left to do; otherwise where the thread is."""
         target = _interrupt._targets.get(ident)
-        if target is None:
+        if target is None or frame is None:
             return None
         insist = _clock.monotonic() >= target.insist_at
-        owed = None if target.raised and not insist else _owed(target)
+        if target.raised and not insist:
+            return None
+        offset = frame.f_lasti
+        if not waits_at(frame.f_code, offset):
+            return id(frame), offset
+        shields = _scope._Shield.latest
+        owed = _owed(target)
         if owed is None:
             return None
-        with frames_of_others():
-            shields = _scope._Shield.latest
-            frame = sys._current_frames().get(ident)
-            if frame is None:
-                return None
-            scope, anchor = owed
-            _sent[ident] = scope
-            if self._send_at(ident, frame, anchor, shields, insist=insist):
-                target.raised = True
-                return None
-            return id(frame), frame.f_lasti
+        scope, anchor = owed
+        _sent[ident] = scope
+        if self._send_at(ident, frame, offset, anchor, shields, insist=insist):
+            target.raised = True
+            return None
+        return id(frame), offset
 
-    def _send_at(self, ident: int, frame: FrameType, anchor: CancelScope, shields: object, *, insist: bool) -> bool:
-        """Send it if the thread waits in `frame`, which is its innermost, where it may appear."""
-        offset, place = frame.f_lasti, anchor._frame
-        if place is None or not waits_at(frame.f_code, offset):
-            return False
-        depth = _depth(frame, place)
-        if depth is None or not _interrupt._may_raise(frame, offset, anchor, insist):
+    def _send_at(
+        self, ident: int, frame: FrameType, offset: int, anchor: CancelScope, shields: object, *, insist: bool
+    ) -> bool:
+        """Send it if the thread waits at `offset` of `frame`, its innermost, and it may appear there."""
+        place = anchor._frame
+        depth = None if place is None else _depth(frame, place)
+        if place is None or depth is None or not _interrupt._may_raise(frame, offset, anchor, insist):
             return False
         comparisons = (
             # The same innermost frame, at the same instruction: nothing called from it, no trace function either.
