@@ -13,13 +13,17 @@ from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor as StandardThreadPoolExecutor
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from threadsafe_timeout import _clock
 from threadsafe_timeout._scope import check_seconds
 from threadsafe_timeout._settings import settings
 from threadsafe_timeout._task import Outcome, Task, TaskOptions
 from threadsafe_timeout._workers import Crew
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._saving import Key
+    from threadsafe_timeout.checkpoint import CheckpointWriter
 
 __all__ = ["StandardThreadPoolExecutor", "Submitter", "ThreadPoolExecutor"]
 
@@ -39,6 +43,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
     - `grace`: seconds between those rungs (default: the `grace` setting, 2).
     - `max_abandoned`: how many abandoned threads may be alive before `submit` raises `PoolExhausted`
       (default: twice the workers).
+    - `checkpoint`: a `CheckpointWriter` in which tasks submitted `with_options(key=…)` are saved.
 
     Leaving the `with` block waits for the tasks as ever, but not for abandoned ones. Left by an exception, it cancels
     the tasks whose `result(timeout)` had expired; left by Ctrl-C, it cancels all of them.
@@ -57,6 +62,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         task_timeout: float | None = None,
         grace: float | None = None,
         max_abandoned: int | None = None,
+        checkpoint: CheckpointWriter | None = None,
     ) -> None:
         # Not super().__init__(): its queue, threads and semaphore are what this class replaces.
         if max_workers is None:
@@ -74,6 +80,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             max_abandoned = 2 * max_workers if chosen.max_abandoned is None else chosen.max_abandoned
         if max_abandoned < 0:
             raise ValueError(f"max_abandoned must be >= 0, got {max_abandoned}")
+        self._checkpoint = checkpoint
         self._max_workers = max_workers
         number = StandardThreadPoolExecutor._counter  # type: ignore[attr-defined]  # one sequence of names for both
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{number()}"
@@ -124,6 +131,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         *,
         timeout: float | None = None,
         name: str | None = None,
+        key: Key | None = None,
         settle: Callable[[Outcome], Any] | None = None,
     ) -> Submitter:
         """Options for the tasks submitted through what this returns: `pool.with_options(timeout=5).submit(fn)`.
@@ -131,9 +139,16 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         `timeout`: seconds the task may run from its start (default: the pool's). `name`: what log lines and errors
         call it. `settle`: called with the task's `Outcome` before its future reports done, in a pool thread and
         outside every scope; what it returns is the future's result, what it raises its exception.
+
+        `key`: what the task is saved under in the pool's `checkpoint`, or a function of the task's arguments that
+        returns it. Its future reports done only when its record is on disk: `done` with its result, `timeout` or
+        `failed` with its error. If it cannot be saved at all, the log says so and the future gets its outcome.
+        Raises ValueError if the pool has no `checkpoint`.
         """
+        if key is not None and self._checkpoint is None:
+            raise ValueError("key= needs a place to save to: ThreadPoolExecutor(…, checkpoint=CheckpointWriter(path))")
         timeout = self._task_timeout if timeout is None else check_seconds("timeout", timeout)
-        return Submitter(self, TaskOptions(timeout=timeout, name=name, settle=settle))
+        return Submitter(self, TaskOptions(timeout=timeout, name=name, settle=settle), key)
 
     def map(
         self,
@@ -220,13 +235,19 @@ class _QueueView:
 class Submitter:
     """A pool with options for the tasks submitted through it; see `ThreadPoolExecutor.with_options`."""
 
-    def __init__(self, pool: ThreadPoolExecutor, options: TaskOptions) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, options: TaskOptions, key: Key | None) -> None:
         self._pool = pool
         self._options = options
+        self._key = key
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As the pool's `submit`, with these options."""
-        return self._pool._submit(self._options, fn, args, kwargs)
+        options, writer = self._options, self._pool._checkpoint
+        if self._key is not None and writer is not None:
+            from threadsafe_timeout._saving import saved
+
+            fn, options = saved(writer, self._key, options, fn, args, kwargs)
+        return self._pool._submit(options, fn, args, kwargs)
 
 
 
