@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -544,3 +545,27 @@ def test_saves_are_not_logged_as_problems(path: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO, "threadsafe_timeout.checkpoint"), CheckpointWriter(path) as writer:
         writer.save("k", 1)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupted_right_after_the_write_nothing_is_written_twice(
+    path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    writer = CheckpointWriter(path)
+    original, left = writer._journal.append, [times]
+
+    def append(lines: list[bytes], *, sync: bool) -> None:
+        original(lines, sync=sync)
+        if left[0]:
+            left[0] -= 1
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer._journal, "append", append)
+    for number in range(times):
+        with pytest.raises(KeyboardInterrupt):
+            writer.save(f"interrupted-{number}", number)
+    writer.save("next", 2)
+    writer.close()
+    assert Counter(record.key for record in iter_records(path)) == {
+        "next": 1, **{f"interrupted-{number}": 1 for number in range(times)},
+    }  # fmt: skip

@@ -110,6 +110,7 @@ class Journal:
             "fields": self._config_fields,
         }  # fmt: skip
         self.append([self.header_line()], sync=self.durable)
+        self.settled()
         if self.durable:
             _disk.sync_directory(os.path.dirname(self.path))
 
@@ -135,33 +136,41 @@ class Journal:
     # --- appending ----------------------------------------------------------------------------------------------
 
     def append(self, lines: list[bytes], *, sync: bool) -> None:
-        """Append whole lines, all or none. Raises `OSError`."""
+        """Append whole lines, all or none. Raises `OSError`.
+
+        Lines that an append which was not `settled()` has written already are left out.
+        """
         fd = self._fd.number
-        size = os.fstat(fd).st_size
+        size = start = os.fstat(fd).st_size
         if size != self._end:
-            size = self._mend_tail(size)
-        if self._unsettled is not None:
+            size = start = self._mend_tail(size)
+        wanted, before = frozenset(lines), self._unsettled
+        if before is not None:
+            start = min(start, before[0])
             lines = self._not_yet_written(lines, size)
         # Noted before the write: see the module's guarantees.
-        self._unsettled = (size, frozenset(lines))
+        self._unsettled = (start, wanted)
         data = b"".join(lines)
         try:
             _disk.write_all(fd, data)
             if sync:
                 _disk.sync(fd)
         except OSError:
-            self._take_back(size)
+            self._take_back(size, before)
             raise
         self._end = size + len(data)
+
+    def settled(self) -> None:
+        """Whoever appended knows that he has: his lines will not be given to `append` again."""
         self._unsettled = None
 
-    def _take_back(self, size: int) -> None:
+    def _take_back(self, size: int, before: tuple[int, frozenset[bytes]] | None) -> None:
         try:
             _disk.truncate(self._fd.number, size)
         except OSError:
             return  # stays noted as unsettled: the next append finds out what is there
         self._end = size
-        self._unsettled = None
+        self._unsettled = before
 
     def _not_yet_written(self, lines: list[bytes], size: int) -> list[bytes]:
         assert self._unsettled is not None
@@ -209,6 +218,7 @@ class Journal:
             wanted = frozenset(spilled)
             there = {line for line, _ in _lines(self._fd.number) if line in wanted}
             self.append([line for line in spilled if line not in there], sync=self.durable)
+            self.settled()
             os.unlink(spill)
             log.warning("%s: %d records of the spill file %s are now in the journal", self.path, len(spilled), spill)
 
@@ -270,6 +280,7 @@ class Journal:
             if missing:
                 log.error("%s was replaced by an older copy; %d records are written again", self.path, len(missing))
                 self.append(missing, sync=self.durable)
+                self.settled()
             return
         os.close(fd)
         if not self._is_ours(self._fd.number):

@@ -321,6 +321,7 @@ class CheckpointWriter:
 
     def _write(self, leader: _Entry) -> None:
         problem = self._try_journal(leader)
+        written = problem is None
         batch = leader.batch if problem is None else self._take(leader)
         lines = [entry.line for entry in batch if entry.line]
         if problem is not None:
@@ -328,6 +329,8 @@ class CheckpointWriter:
         for entry in batch:
             entry.problem = problem
             entry.settled = True
+        if written:  # not before: who is interrupted in between has his batch queued again
+            self._journal.settled()
         if problem is not None:
             self._keep(batch)
 
