@@ -53,8 +53,9 @@ def peers():
     }
     sys.modules.setdefault("pkg_resources", types.ModuleType("pkg_resources"))  # stopit asks it for its version
     for name, make in (
-        ("trio.fail_after", _trio), ("anyio.fail_after", _anyio), ("stopit.ThreadingTimeout", _stopit),
-        ("func_timeout", _func_timeout), ("wrapt_timeout_decorator (signals)", _wrapt),
+        ("trio.fail_after", lambda: _structured("trio")), ("anyio.fail_after", lambda: _structured("anyio")),
+        ("stopit.ThreadingTimeout", _stopit), ("func_timeout", _func_timeout),
+        ("wrapt_timeout_decorator (signals)", _wrapt),
     ):  # fmt: skip
         with contextlib.suppress(ImportError):
             found[name] = make()
@@ -69,30 +70,18 @@ async def _asyncio(n):
     return (time.perf_counter() - began) / n * 1e6
 
 
-def _trio():
-    trio = importlib.import_module("trio")
+def _structured(name):
+    """trio and anyio: one API."""
+    module = importlib.import_module(name)
 
     async def run(n):
         began = time.perf_counter()
         for _ in range(n):
-            with trio.fail_after(60):
+            with module.fail_after(60):
                 pass
         return (time.perf_counter() - began) / n * 1e6
 
-    return (lambda n: trio.run(run, n)), 2000
-
-
-def _anyio():
-    anyio = importlib.import_module("anyio")
-
-    async def run(n):
-        began = time.perf_counter()
-        for _ in range(n):
-            with anyio.fail_after(60):
-                pass
-        return (time.perf_counter() - began) / n * 1e6
-
-    return (lambda n: anyio.run(run, n)), 2000
+    return (lambda n: module.run(run, n)), 2000
 
 
 def _stopit():
