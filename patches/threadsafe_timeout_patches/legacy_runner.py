@@ -141,8 +141,8 @@ class Run:
         return result
 
     def _note(self, result: object, key: str) -> None:
-        if result is not None:
-            with self._lock:
+        with self._lock:
+            if result is not None and self._counted is not None:  # else nobody asks, and the result may be let go
                 self._results[id(result)] = result, key
 
     def saving(self, original: Callable[..., Any], runner: Any, args: Any, kwargs: Any) -> Any:
