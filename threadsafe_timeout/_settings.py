@@ -88,10 +88,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _statuses(value: Any) -> tuple[str, ...]:
-    words = _names("" if isinstance(value, str) and value.strip().lower() in _OFF else value)
-    for word in words:
-        _choice("failed", "timeout", "loop")(word)
-    return words
+    return tuple(map(_choice("failed", "timeout", "loop"), _optional(_names)(value) or ()))
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
