@@ -10,7 +10,7 @@ from threadsafe_timeout_legacy import stopit as ours
 
 from threadsafe_timeout import _interrupt, sleep
 
-# Without interruption (Python 3.11) a loop that meets no cooperative point runs to its end, and is late.
+# Without interruption a loop that meets no cooperative point runs to its end, and is late.
 interrupts = pytest.mark.skipif(_interrupt.support().mechanism is None, reason="a Python loop is not interrupted here")
 
 

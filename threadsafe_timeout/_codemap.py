@@ -67,7 +67,7 @@ class CodeMap:
         self.asynchronous = bool(code.co_flags & _ASYNC_FLAGS)
         self.names: dict[int, str] = {}
         self._arguments: dict[int, int] = {}
-        self._next: dict[int, int] = {}
+        self.next: dict[int, int] = {}
         self._jumps: dict[int, int] = {}
         self._start: list[int] = []  # by code unit: the offset of the instruction it belongs to
         self._decode(code.co_code)
@@ -76,7 +76,7 @@ class CodeMap:
             self._handlers[start // 2 : end // 2] = [target] * ((end - start) // 2)
         self._chains: dict[int, tuple[int, ...]] = {}
         self._with_handlers = {
-            offset: self._handlers[self._next[offset] // 2] for offset, name in self.names.items() if name in _ENTERS
+            offset: self._handlers[self.next[offset] // 2] for offset, name in self.names.items() if name in _ENTERS
         }
         # Where every round of a loop passes by, and where a function starts. (Not where an await goes round.)
         self.heads = frozenset(
@@ -99,7 +99,7 @@ class CodeMap:
         # No LINE events come from a loop that stays on its line, nor, on 3.13, from a function that is one line.
         self.needs_instructions = len(lines) == 1 or self._has_one_line_loop(positions)
         if len(lines) == 1:
-            self.heads |= {self._next[offset] for offset, name in self.names.items() if name == "RESUME"}
+            self.heads |= {self.next[offset] for offset, name in self.names.items() if name == "RESUME"}
 
     def _decode(self, bytecode: bytes) -> None:
         offset = extended = 0
@@ -109,7 +109,7 @@ class CodeMap:
             extended = argument << 8 if op == opcode.EXTENDED_ARG else 0
             following = offset + 2 + 2 * _CACHES.get(op, 0)
             name = _NAMES[op]
-            self.names[offset], self._arguments[offset], self._next[offset] = name, argument, following
+            self.names[offset], self._arguments[offset], self.next[offset] = name, argument, following
             self._start.extend([offset] * ((following - offset) // 2))
             if op in _RELATIVE:
                 self._jumps[offset] = following + (-2 if "BACKWARD" in name else 2) * argument
@@ -151,7 +151,7 @@ class CodeMap:
             if offset in self._jumps:
                 work.append((self._jumps[offset], after))
             if self.names[offset] not in _NO_FALL_THROUGH:
-                work.append((self._next[offset], after))
+                work.append((self.next[offset], after))
         return pending
 
     def _leads_to(self, start: int, end: int) -> bool:
@@ -168,7 +168,7 @@ class CodeMap:
             if offset in self._jumps:
                 work.append(self._jumps[offset])
             if self.names[offset] not in _NO_FALL_THROUGH:
-                work.append(self._next[offset])
+                work.append(self.next[offset])
         return False
 
     def _after(self, offset: int, state: tuple[int, ...]) -> tuple[int, ...]:
@@ -191,7 +191,7 @@ class CodeMap:
             guard = self._handlers[handler // 2]
             if self.names[handler] != "PUSH_EXC_INFO" or guard is None:
                 continue
-            first = self.names[self._next[handler]]
+            first = self.names[self.next[handler]]
             if first == "WITH_EXCEPT_START":
                 continue
             matches = first == "POP_TOP" or any(  # a bare `except:` starts with POP_TOP
@@ -227,7 +227,7 @@ class CodeMap:
             return False
         following = offset
         while self.names.get(following) == "NOP":
-            following = self._next[following]
+            following = self.next[following]
         return following in self.names and not set(self.chain(following)) <= set(self.chain(offset))
 
     def verdict(self, offset: int, *, calling: bool) -> Verdict:

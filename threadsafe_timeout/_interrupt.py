@@ -46,6 +46,7 @@ _SHORTEST = 0.002  # seconds between looks: often at first, then ever more rarel
 # Seconds without an event and without a move after which a thread counts as blocked in C, and is left alone for a
 # while: other threads that run the same functions pay while the hook is on.
 _WINDOW, _SHORTEST_REST, _LONGEST_REST = 0.02, 0.02, 0.5
+_HAS_CTYPES = find_spec("_ctypes") is not None  # once: `support()` is asked at every expiry
 _LOOKS = 5  # and at least so many looks: on a busy machine the thread may not have had its turn
 
 
@@ -74,7 +75,7 @@ def support() -> Support:
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return Support(None, "without the GIL another thread's frames cannot be looked at safely")
     if version == (3, 11):
-        if find_spec("_ctypes") is None:
+        if not _HAS_CTYPES:
             return Support(None, "CPython 3.11 was built without ctypes")
         return Support("async exception", "PyThreadState_SetAsyncExc, where it arrives at once")
     if version in ((3, 12), (3, 13)):
@@ -127,12 +128,12 @@ class Target:
             self._rest = min(2 * self._rest, _LONGEST_REST)
         return not self.resting
 
-    def next_look(self, now: float) -> float:
+    def next_look(self, now: float, longest: float) -> float:
         if self.raised and now < self.insist_at:
             return self.insist_at
         if self.resting:
             return self._until
-        return now + min(max(_SHORTEST, (now - self._began) / 8), _mechanism.longest if _mechanism else 0.25)
+        return now + min(max(_SHORTEST, (now - self._began) / 8), longest)
 
 
 _targets: dict[int, Target] = {}  # by thread ident; written under _timer.lock, read by the hook without
@@ -211,7 +212,7 @@ def _look() -> None:
     with _timer.lock:
         for target in targets:
             if target.ident in _targets:
-                _schedule(target.next_look(now))
+                _schedule(target.next_look(now, _mechanism.longest))
 
 
 def on_line(frame: FrameType, offset: int) -> None:
@@ -271,7 +272,7 @@ def _may_raise(frame: FrameType | None, offset: int, anchor: CancelScope, insist
 
 
 def _make_mechanism() -> Mechanism:
-    if sys.version_info < (3, 12):
+    if support().mechanism == "async exception":
         from threadsafe_timeout._interrupt_async import AsyncException
 
         return AsyncException()

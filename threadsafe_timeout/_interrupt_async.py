@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout import _clock, _interrupt, _scope, _timer
 from threadsafe_timeout._codemap import code_map
 from threadsafe_timeout._errors import Cancelled
-from threadsafe_timeout._frames import frames_of_others
+from threadsafe_timeout._frames import current_frames, frames_of_others
 from threadsafe_timeout._transparent import is_protected
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncException", "waits_at"]
 
 TraceFunction = Callable[[FrameType, str, Any], Any]
+Shields = frozenset[_scope._Shield]
 
 # Instructions of 3.11 at which a thread can be found waiting with nothing under way. (JUMP_BACKWARD_NO_INTERRUPT is
 # what an await goes round with, and is none.)
@@ -85,25 +86,27 @@ def _compare_and_jump() -> frozenset[int]:
             now = last
 
     found = set()
-    compare, jump = opcode.opmap["COMPARE_OP"], opcode.opmap.get("POP_JUMP_BACKWARD_IF_TRUE")
+    compare = opcode.opmap["COMPARE_OP"]
     for function, last, step in ((warm, 99, 1), (warm, 99.0, 1.0), (equal, "b", "a")):
         fresh = FunctionType(function.__code__.replace(co_name="warm"), {})  # not specialised for anything yet
         for _ in range(99):
             fresh(last, step)
-        plain, adapted = fresh.__code__.co_code, fresh.__code__._co_code_adaptive  # type: ignore[attr-defined]  # private
-        for offset in range(0, len(plain), 2):
-            if plain[offset] == compare and plain[offset + 2 * 3] == jump and adapted[offset] != compare:
-                found.add(adapted[offset])
-    return frozenset(found)
+        adapted = fresh.__code__._co_code_adaptive  # type: ignore[attr-defined]  # private
+        found |= {adapted[offset] for offset in code_map(fresh.__code__).names if _before_jump(fresh.__code__, offset)}
+    return frozenset(found - {compare})
+
+
+def _before_jump(code: CodeType, offset: int) -> bool:
+    """Whether the instruction at `offset` is a comparison, and the next one a jump at which a thread may wait."""
+    mapped = code_map(code)
+    return mapped.names.get(offset) == "COMPARE_OP" and mapped.names.get(mapped.next[offset]) in _CHECKS
 
 
 def waits_at(code: CodeType, offset: int) -> bool:
     """Whether a thread that is found at `offset`, innermost, can only be waiting for its turn there."""
-    names = code_map(code).names
-    name = names.get(offset)
-    if name == "COMPARE_OP" and names.get(offset + 2 * 3) in _CHECKS:  # two units of cache
+    if _before_jump(code, offset):
         return code._co_code_adaptive[offset] in _PAIRS  # type: ignore[attr-defined]  # private
-    return name in _CHECKS
+    return code_map(code).names.get(offset) in _CHECKS
 
 
 class _Interruption(Cancelled):
@@ -171,7 +174,7 @@ class AsyncException:
         try:
             for _ in range(_STEPS):
                 with frames_of_others():
-                    frames = sys._current_frames()
+                    frames = current_frames()
                     for ident, (before, times) in list(waiting.items()):
                         at = self._attempt(ident, frames.get(ident))
                         if at is None or (at == before and times == _STILL):
@@ -224,8 +227,8 @@ class AsyncException:
         offset = frame.f_lasti
         if not waits_at(frame.f_code, offset):
             return id(frame), offset
-        shields = _scope._Shield.latest
-        owed = _owed(target)
+        shields = _scope._Shield.active
+        owed = _owed(target, shields)
         if owed is None:
             return None
         scope, anchor = owed
@@ -236,7 +239,7 @@ class AsyncException:
         return id(frame), offset
 
     def _send_at(
-        self, ident: int, frame: FrameType, offset: int, anchor: CancelScope, shields: object, *, insist: bool
+        self, ident: int, frame: FrameType, offset: int, anchor: CancelScope, shields: Shields, *, insist: bool
     ) -> bool:
         """Send it if the thread waits at `offset` of `frame`, its innermost, and it may appear there."""
         place = anchor._frame
@@ -251,7 +254,7 @@ class AsyncException:
             map(is_, map(attrgetter("f_back." * depth + "f_code"), repeat(frame)), repeat(place.f_code)),
             # In the block still, and in no shield that was not seen.
             map(is_, map(attrgetter("_frame"), repeat(anchor)), repeat(place)),
-            map(is_, map(attrgetter("latest"), repeat(_scope._Shield)), repeat(shields)),
+            map(is_, map(attrgetter("active"), repeat(_scope._Shield)), repeat(shields)),
         )
         calls: Any = [(ident, _Interruption)]
         for holds in comparisons:
@@ -270,17 +273,15 @@ def _depth(frame: FrameType, place: FrameType | None) -> int | None:
     return depth
 
 
-def _owed(target: _interrupt.Target) -> tuple[CancelScope, CancelScope] | None:
+def _owed(target: _interrupt.Target, shields: Shields) -> tuple[CancelScope, CancelScope] | None:
     """As `_interrupt._owed`, from outside, where the thread's context cannot be looked at."""
     now = _clock.monotonic()
     with _timer.lock:
         scopes = list(target.scopes)
-        shields = [shield for shield in _scope._Shield.active if shield._thread == target.ident]
+    ours = [shield for shield in shields if shield._thread == target.ident and shield._shield_until > now]
     for scope in scopes:
         found = _interrupt._owed_from(scope, target.ident, now)
-        if found is not None and not any(
-            shield._shield_until > now and _encloses(found[1], shield) for shield in shields
-        ):
+        if found is not None and not any(_encloses(found[1], shield) for shield in ours):
             return found
     return None
 

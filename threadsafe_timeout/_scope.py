@@ -352,17 +352,14 @@ class _Shield(CancelScope):
 
     __slots__ = ("_grace", "_shield_until")
     _grace: float
-    # For who looks at the thread from outside; under _timer.lock.
-    active: ClassVar[set[_Shield]] = set()
-    latest: ClassVar[object] = None  # a new one whenever a shield goes up
+    # For who looks at the thread from outside: a new set whenever one changes. Replaced under _timer.lock.
+    active: ClassVar[frozenset[_Shield]] = frozenset()
 
     def __enter__(self, _frame: FrameType | None = None) -> Self:
         self._shield_until = _clock.monotonic() + self._grace
-        with _timer.lock:
-            _Shield.active.add(self)
-        _Shield.latest = object()
         super().__enter__(_frame or _getframe(1))
         with _timer.lock:
+            _Shield.active |= {self}
             self._entry = _timer.arm(self._shield_until, self._lower)
         return self
 
@@ -370,7 +367,7 @@ class _Shield(CancelScope):
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         with _timer.lock:
-            _Shield.active.discard(self)
+            _Shield.active -= {self}
         return super().__exit__(kind, exc, traceback)
 
     def _lower(self) -> None:
