@@ -91,7 +91,7 @@ def main():
     print("a Python loop, after its deadline:", latencies(forever, options.count))
     _interrupt.configure(grace=0.1)
     print("a loop with a bare except, after deadline + grace:", latencies(swallowing, options.count // 10, beyond=0.1))
-    _interrupt.configure(grace=2.0)
+    _interrupt.configure(grace=None)
     print("another thread in the same function runs at", others(options.seconds))
 
 

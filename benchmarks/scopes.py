@@ -1,6 +1,6 @@
 """What scopes cost, next to their peers, in one run. Prints Markdown tables; peers not installed are left out.
 
-    pip install stopit func_timeout wrapt_timeout_decorator trio anyio
+    pip install -e '.[bench]'
     python benchmarks/scopes.py
 """
 

@@ -135,7 +135,7 @@ def run(expiries, threads, seed, names=None, progress=0.0):
                 thread.start()
             watch(tally, crew, beats, progress)
     finally:
-        _interrupt.configure(grace=2.0)
+        _interrupt.configure(grace=None)
         sys.unraisablehook = sys.__unraisablehook__
     return tally
 

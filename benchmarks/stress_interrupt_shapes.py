@@ -385,6 +385,66 @@ def b_method_chain(c, s, N):
                  for _ in range(1)
                  if c.n >= 0]
     c.n += 1
+def b_acquire_condition(c, s, N):
+    with s:
+        i = 0
+        while c.lock.acquire(timeout=5):
+            try:
+                work(c)
+            finally:
+                c.lock.release()
+            if (i := i + 1) >= N: break
+            work(c)
+def b_acquire_walrus(c, s, N):
+    with s:
+        for i in range(N):
+            while not (got := c.lock.acquire(False)):
+                work(c)
+            work(c)
+            try: work(c)
+            finally: c.lock.release()
+            if got and c.rlock.acquire(): work(c); c.rlock.release()
+            work(c)
+def b_acquire_no_try(c, s, N):
+    with s:
+        for i in range(N):
+            c.lock.acquire()
+            work(c)
+            with CM(c): work(c)
+            try: work(c)
+            except ValueError: pass
+            c.lock.release()
+            work(c)
+def b_acquire_at_the_end(c, s, N):
+    with s:
+        c.lock.acquire()
+        i = 0
+        while True:
+            try:
+                work(c)
+            finally:
+                c.lock.release()
+            if (i := i + 1) >= N: break
+            work(c)
+            c.lock.acquire()
+def b_try_while_true(c, s, N):
+    with s:
+        for k in range(N):
+            i = 0
+            c.entered += 1
+            try:
+                while True:
+                    work(c)
+                    if (i := i + 1) >= N: break
+            finally:
+                c.fin += 1
+            c.lock.acquire()
+            try:
+                while True:
+                    if (i := i + 1) >= N: break
+                    c.n += 1
+            finally:
+                c.lock.release()
 
 
 def violations(c):

@@ -13,11 +13,14 @@ What is computed, once per code object:
 - *final*: the source positions of `finally` bodies. The compiler emits each twice, for the normal and for the
   exceptional path; only the second is marked in the table, and its positions give away the first.
 - *before_try*: the `try:` line that follows `lock.acquire()`; there the lock is held and the handler not yet in force.
+- *acquired*: from a call of a method named `acquire` to the `try:` that protects it, or to the `release`: other lines
+  may stand between. Only where the function also releases: what is released elsewhere is no section of its own.
 """
 
 from __future__ import annotations
 
 import opcode
+import sys
 from collections.abc import Iterator
 from enum import IntEnum
 from types import CodeType
@@ -49,6 +52,8 @@ _CALLING = frozenset({
     "UNARY_INVERT", "UNARY_NEGATIVE", "UNARY_NOT", "UNPACK_EX", "UNPACK_SEQUENCE",
 })  # fmt: skip
 _ASYNC_FLAGS = 0x80 | 0x100 | 0x200  # a coroutine, a generator-based one, an asynchronous generator
+# What may stand between a call and the end of its statement, and between that and the head of a loop.
+_USES_RESULT = frozenset({"CACHE", "COPY", "JUMP_BACKWARD", "JUMP_FORWARD", "NOP", "POP_TOP", "TO_BOOL", "UNARY_NOT"})
 _CACHE_SIZE = 2048
 
 
@@ -87,6 +92,8 @@ class CodeMap:
         self._pending = self._follow()
         self._guards: dict[int, int] = {}  # by handler of an except or finally: the clean-up that guards its body
         self._excepts, self._finals = self._clean_ups()
+        self._acquired = self._follow_acquired(code.co_names)
+        self._risky_heads = {head for head in self.heads if self._follows_a_call(head)}
         positions = list(code.co_positions())
         in_final = {offset for offset in self.names if self._inside(offset, self._finals)}
         final_positions = {positions[offset // 2] for offset in in_final if positions[offset // 2][0] is not None}
@@ -127,6 +134,14 @@ class CodeMap:
                 handler = self._handlers[handler // 2]
             chain = self._chains[offset] = tuple(found)
         return chain
+
+    def lands(self, offset: int) -> int | None:
+        """On 3.11: the next instruction when an exception appears that was sent to who waits at `offset`. None if it
+        would not meet the handlers of that one: at a jump it meets those of what stands before the jump's target."""
+        target = self._jumps.get(offset)
+        if target is None:
+            return offset
+        return target if target and self.chain(target - 2) == self.chain(target) else None
 
     def covered_by(self, offset: int, enter: int) -> bool:
         """Whether the `with` block that was entered at `enter` would see an exception at `offset`."""
@@ -220,10 +235,87 @@ class CodeMap:
                     return True
         return False
 
+    def _follows_a_call(self, head: int) -> bool:
+        """Whether a round of the loop may begin right after a call: one in the loop's condition, or a statement of the
+        same level before it. (What was called in a `try` body that has ended was protected by that, or by nothing.)
+        """
+        before = {following: offset for offset, following in self.next.items()}
+        sources = [source for source, target in self._jumps.items() if target == head]
+        if head in before and self.names[before[head]] not in _NO_FALL_THROUGH:
+            sources.append(before[head])
+        for source in sources:
+            walk: int | None = source
+            while walk is not None and self._uses_result(walk):
+                walk = before.get(walk)
+            if walk is not None and self.names[walk].startswith("CALL") and self.chain(walk) == self.chain(head):
+                return True
+        return False
+
+    def _uses_result(self, offset: int) -> bool:
+        name = self.names[offset]
+        return name in _USES_RESULT or name.startswith(("STORE_", "POP_JUMP_"))
+
+    def _follow_acquired(self, names: tuple[str, ...]) -> frozenset[int]:
+        """Where something may be held that no handler gives back."""
+        if "acquire" not in names or "release" not in names:
+            return frozenset()
+        methods = {offset: self._called_method(offset, names) for offset in self.names}
+        releases = frozenset(offset for offset, method in methods.items() if method == "release")
+        protecting = {
+            handler
+            for handler, guard in self._guards.items()
+            if any(guard in self.chain(release) and self._leads_to(handler, release) for release in releases)
+        }
+        found: set[int] = set()
+        for offset, method in methods.items():
+            if method == "acquire" and releases:
+                self._follow_one(self._if_true(self.next[self._call_of(offset)]), found, releases, protecting)
+        return frozenset(found)
+
+    def _called_method(self, offset: int, names: tuple[str, ...]) -> str | None:
+        name, argument = self.names[offset], self._arguments[offset]
+        if name == "LOAD_METHOD":
+            return names[argument]
+        if name == "LOAD_ATTR" and sys.version_info >= (3, 12) and argument & 1:
+            return names[argument >> 1]
+        return None
+
+    def _call_of(self, method: int) -> int:
+        """The first call after a method is loaded: its own, or one among its arguments."""
+        while not self.names[method].startswith("CALL"):
+            method = self.next[method]
+        return method
+
+    def _follow_one(self, work: list[int], found: set[int], releases: frozenset[int], protecting: set[int]) -> None:
+        while work:
+            offset = work.pop()
+            if offset in found or offset not in self.names or not protecting.isdisjoint(self.chain(offset)):
+                continue
+            found.add(offset)
+            if offset in releases:
+                call = self._call_of(offset)
+                found.update(between for between in self.names if offset <= between <= call)
+                continue
+            if offset in self._jumps:
+                work.append(self._jumps[offset])
+            if self.names[offset] not in _NO_FALL_THROUGH:
+                work.append(self.next[offset])
+
+    def _if_true(self, offset: int) -> list[int]:
+        """Where a true result leads, if that is what is asked next: a false one acquired nothing."""
+        negated = False
+        while self.names[offset] in ("COPY", "TO_BOOL", "UNARY_NOT") or self.names[offset].startswith("STORE_"):
+            negated ^= self.names[offset] == "UNARY_NOT"
+            offset = self.next[offset]
+        name = self.names[offset]
+        if not name.startswith("POP_JUMP_") or "NONE" in name:
+            return [offset]
+        return [self._jumps[offset] if name.endswith("FALSE") == negated else self.next[offset]]
+
     def _before_try(self, offset: int) -> bool:
-        """Whether this is the `try:` line, whose handler is not in force yet. (At the head of a loop nothing can have
-        been acquired just before it.)"""
-        if self.names[offset] != "NOP" or offset in self.heads:
+        """Whether this is the `try:` line, whose handler is not in force yet. (Not at the head of a loop, if nothing
+        can have been acquired just before it.)"""
+        if self.names[offset] != "NOP" or (offset in self.heads and offset not in self._risky_heads):
             return False
         following = offset
         while self.names.get(following) == "NOP":
@@ -234,7 +326,7 @@ class CodeMap:
         """Whether an exception may appear at `offset`: the next instruction to run or, if `calling`, one in a call."""
         offset = self._start[offset // 2]
         pending = self._pending.get(offset)
-        if pending is None or offset in self._final:
+        if pending is None or offset in self._final or offset in self._acquired:
             return Verdict.NEVER
         chain = self.chain(offset)
         if any(self._with_handlers[enter] not in chain for enter in pending):

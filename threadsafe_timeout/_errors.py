@@ -6,7 +6,7 @@ catching: a missed deadline is a `TimeoutError`, a missing extra an `ImportError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
@@ -19,6 +19,9 @@ __all__ = [
     "SettingError",
     "ThreadsafeTimeoutError",
 ]
+
+
+_HOLDERS = 8  # named in a message; the error has them all
 
 
 class ThreadsafeTimeoutError(Exception):
@@ -71,8 +74,8 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
         self.elapsed = elapsed
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[DeadlineExceeded], tuple[object, ...]]:
-        return type(self), (self.name, self.budget, self.elapsed, self.reason)
+    def __reduce__(self) -> tuple[type[DeadlineExceeded], tuple[object, ...], dict[str, Any]]:
+        return type(self), (self.name, self.budget, self.elapsed, self.reason), self.__dict__  # `where`, and notes
 
 
 class Cancelled(BaseException):
@@ -97,19 +100,34 @@ class Cancelled(BaseException):
 
 
 class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
-    """Too many abandoned threads are still alive, so the pool takes no more work."""
+    """Too many abandoned threads are still alive, so the pool takes no more work.
 
-    def __init__(self, pool: str, abandoned: int, limit: int) -> None:
-        super().__init__(
+    `holders`: the task each of them is stuck in, and where: file, line and function, or None if that is not known.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        abandoned: int,
+        limit: int,
+        holders: tuple[tuple[str, tuple[str, int, str] | None], ...] = (),
+    ) -> None:
+        text = (
             f"pool {pool!r}: {abandoned} abandoned threads are still stuck and max_abandoned is {limit}, so it takes "
             "no more work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
         )
+        for task, where in holders[:_HOLDERS]:
+            text += f"\n  {task} is stuck" + ("" if where is None else " at {}:{}, in {}".format(*where))
+        if len(holders) > _HOLDERS:
+            text += f"\n  and {len(holders) - _HOLDERS} more"
+        super().__init__(text)
         self.pool = pool
         self.abandoned = abandoned
         self.limit = limit
+        self.holders = holders
 
-    def __reduce__(self) -> tuple[type[PoolExhausted], tuple[str, int, int]]:
-        return type(self), (self.pool, self.abandoned, self.limit)
+    def __reduce__(self) -> tuple[type[PoolExhausted], tuple[object, ...]]:
+        return type(self), (self.pool, self.abandoned, self.limit, self.holders)
 
 
 class SettingError(ThreadsafeTimeoutError, ValueError):

@@ -9,13 +9,14 @@ object, the thread whose frame it is may return from it. From 3.12 on the collec
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["current_frames", "frames_of_others"]
+__all__ = ["current_frames", "frames_of_others", "users_frame"]
 
 _lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
 
@@ -40,3 +41,31 @@ def current_frames() -> dict[int, FrameType]:
     """The top frame of each thread, by its ident."""
     with frames_of_others():
         return sys._current_frames()
+
+
+# Packages that wait on behalf of the code that is of interest, besides the standard library.
+_PLUMBING = frozenset({
+    "anthropic", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "requests", "threadsafe_timeout",
+    "threadsafe_timeout_patches", "urllib3", "wrapt",
+})  # fmt: skip
+_STANDARD = os.path.dirname(os.__file__) + os.sep  # a string, as co_filename is
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+def users_frame(frame: FrameType | None) -> tuple[str, int, str] | None:
+    """File, line and function of the innermost frame that is neither the standard library's, nor this library's, nor an
+    HTTP client's: where the user's code is. The innermost of all if there is none. In `frames_of_others()`."""
+    innermost = frame
+    while frame is not None:
+        code = frame.f_code
+        module = frame.f_globals.get("__name__") or ""
+        standard = code.co_filename.startswith((_STANDARD, "<frozen")) and not any(
+            directory in code.co_filename for directory in _INSTALLED
+        )
+        testing = module.startswith("threadsafe_timeout.testing")
+        if not standard and (testing or module.partition(".")[0] not in _PLUMBING):
+            return code.co_filename, frame.f_lineno, code.co_qualname
+        frame = frame.f_back
+    if innermost is None:
+        return None
+    return innermost.f_code.co_filename, innermost.f_lineno, innermost.f_code.co_qualname

@@ -33,14 +33,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from threadsafe_timeout import _clock, _scope, _timer
 from threadsafe_timeout._codemap import Verdict, code_map
-from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._frames import current_frames
+from threadsafe_timeout._settings import settings
 from threadsafe_timeout._transparent import is_protected
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
 
-__all__ = ["Support", "configure", "dismiss", "on_line", "pursue", "support"]
+__all__ = ["Support", "configure", "dismiss", "insist", "on_line", "pursue", "support"]
 
 _SHORTEST = 0.002  # seconds between looks: often at first, then ever more rarely
 # Seconds without an event and without a move after which a thread counts as blocked in C, and is left alone for a
@@ -64,7 +64,10 @@ class Mechanism(Protocol):
     longest: float  # seconds between looks at a thread that runs
 
     def arm(self, stacks: dict[int, FrameType]) -> None:
-        """Have `on_line` called in exactly these threads (by ident, with their top frames); none: switch all off."""
+        """Have `on_line` called in exactly these threads (by ident, with their top frames); none: switch all off.
+
+        By the timer thread; to switch off, by any. Threads that are no targets any more are left out.
+        """
 
 
 def support() -> Support:
@@ -93,7 +96,7 @@ class Target:
     def __init__(self, ident: int, now: float) -> None:
         self.ident = ident
         self.scopes: list[CancelScope] = []  # guarded by _timer.lock
-        self.insist_at = now + _grace
+        self.insist_at = now + (settings().grace if _grace is None else _grace)
         self.raised = False  # set by the target itself
         self.seen = False  # the hook ran in the target since the last look
         self.resting = False
@@ -139,17 +142,18 @@ class Target:
 _targets: dict[int, Target] = {}  # by thread ident; written under _timer.lock, read by the hook without
 _mechanism: Mechanism | None = None  # guarded by _timer.lock
 _look_at = float("inf")  # when the next look is due; guarded by _timer.lock
-_grace = 2.0
+_grace: float | None = None  # seconds; None: the setting
 
 
-def configure(*, grace: float) -> None:
-    """Set how many seconds after the cancellation interrupting becomes insistent."""
+def configure(*, grace: float | None) -> None:
+    """Set how many seconds after the cancellation interrupting becomes insistent (None: the `grace` setting)."""
     global _grace
     _grace = grace
 
 
-def pursue(scope: CancelScope) -> None:
-    """Start interrupting the thread that is inside `scope`, which has just been cancelled."""
+def pursue(scope: CancelScope, *, woken: bool = False) -> None:
+    """Start interrupting the thread that is inside `scope`, which has just been cancelled; a moment later if it was
+    `woken` from a call that raises by itself: in most cases there is nothing left to do then."""
     global _mechanism
     if support().mechanism is None:
         return
@@ -157,8 +161,8 @@ def pursue(scope: CancelScope) -> None:
         _mechanism = _make_mechanism()
     now = _clock.monotonic()
     with _timer.lock:
-        if scope._frame is None:
-            return  # left in the meantime
+        if scope._frame is None and not scope._armed_in:
+            return  # left, or unset, in the meantime
         ident = scope._thread
         target = _targets.get(ident)
         if target is None:
@@ -166,7 +170,17 @@ def pursue(scope: CancelScope) -> None:
         if scope not in target.scopes:  # it may expire while it is being entered, and both tell
             target.scopes.append(scope)
         target.raised = False  # an outer scope may be cancelled while the inner one's exception is on its way
-        _schedule(now)
+        _schedule(now + _SHORTEST if woken else now)
+
+
+def insist(ident: int) -> None:
+    """Do not wait for the grace to pass: interrupt this thread at every line from now on."""
+    now = _clock.monotonic()
+    with _timer.lock:
+        target = _targets.get(ident)
+        if target is not None and target.insist_at > now:
+            target.insist_at = now
+            _schedule(now)
 
 
 def dismiss(scope: CancelScope) -> None:
@@ -179,7 +193,10 @@ def dismiss(scope: CancelScope) -> None:
             target.scopes.remove(scope)
             if not target.scopes:
                 del _targets[scope._thread]
-                _schedule(_clock.monotonic())  # to switch the hook off
+                if not _targets and _mechanism is not None:
+                    _mechanism.arm({})  # the timer thread would have to wait for its turn, and others pay meanwhile
+                else:
+                    _schedule(_clock.monotonic())
 
 
 def _schedule(when: float) -> None:
@@ -228,10 +245,9 @@ def on_line(frame: FrameType, offset: int) -> None:
     if owed is None:
         return
     scope, anchor = owed
-    if _may_raise(frame, offset, anchor, insist):
-        target.raised = True
-        scope._delivered = True
-        raise Cancelled._of(scope)
+    if _may_raise(frame, offset, anchor, insist) or scope._is_over(frame):
+        target.raised = not scope._once
+        scope._deliver(frame)
 
 
 def _owed(ident: int) -> tuple[CancelScope, CancelScope] | None:
@@ -245,8 +261,9 @@ def _owed_from(scope: CancelScope | None, ident: int, now: float) -> tuple[Cance
     while scope is not None:
         if scope._thread == ident and scope._frame is not None:
             anchor = scope
-        if scope._cancelled and anchor is not None:
-            found = scope, anchor
+        within = scope if scope._once else anchor
+        if scope._cancelled and within is not None:
+            found = scope, within
         if scope._shield_until > now:
             break
         scope = scope._parent
@@ -265,6 +282,8 @@ def _may_raise(frame: FrameType | None, offset: int, anchor: CancelScope, insist
             return mapped.covered_by(offset, anchor._entered_by)
         if mapped.asynchronous or is_protected(frame):
             return False
+        if frame in anchor._armed_in:
+            return True
         frame, calling = frame.f_back, True
         if frame is not None:
             offset = frame.f_lasti

@@ -5,9 +5,11 @@ so at the end of a jump backwards, at the start of a function, or after a call. 
 thing it looks at, before its next instruction, is whether an exception was sent to it.
 
 So whoever holds the GIL and finds a thread's innermost frame at a jump backwards or at the start of its function knows
-that the thread waits exactly there, and that what is sent now appears exactly there. After a *call* neither is known
+that the thread waits exactly there, and that what is sent now appears there: after the jump, but with the handlers of
+the instruction *before* the jump's target. That is the `try:` line itself in `try: while True: ...`, whose handler is
+not in force yet: nothing is sent at such a jump. After a *call* neither is known
 (the function may still be running, and what it returns, a lock maybe, would be lost): nothing is sent then. A thread
-that is found after a call each time is followed with a short switch interval until it is found elsewhere.
+that is found after a call each time is followed in short steps until it is found elsewhere.
 
 Looking and sending must not be torn apart by another thread, which between two instructions of Python they could be.
 Both are therefore done within one call of C: a chain of iterators that compares, and calls `PyThreadState_SetAsyncExc`
@@ -35,9 +37,11 @@ import ctypes
 import gc
 import opcode
 import sys
+import threading
 import time
-from collections.abc import Callable
-from itertools import compress, repeat, starmap
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from itertools import compress, count, repeat, starmap
 from operator import attrgetter, eq, is_, itemgetter
 from threading import get_ident
 from types import CodeType, FrameType, FunctionType
@@ -52,7 +56,7 @@ from threadsafe_timeout._transparent import is_protected
 if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
 
-__all__ = ["AsyncException", "waits_at"]
+__all__ = ["AsyncException", "arrival"]
 
 TraceFunction = Callable[[FrameType, str, Any], Any]
 Shields = frozenset[_scope._Shield]
@@ -62,10 +66,15 @@ Shields = frozenset[_scope._Shield]
 _CHECKS = frozenset(
     name for name in opcode.opmap if name in ("JUMP_BACKWARD", "RESUME") or name.startswith("POP_JUMP_BACKWARD_")
 )
-_STEPS = 16  # at most so many times a thread is let go on by a few instructions before it is left until the next look
-_STILL = 5  # times found in the same place: most likely it waits in C
-_PATIENCE = 3  # looks in vain before the collector is asked to help
-_STEP = 1e-6  # seconds: the switch interval meanwhile
+# A thread is let go on by a few instructions, so often and so long at most, before it is left until the next look.
+# Longer each time it could not be had, up to half of all time.
+_STEPS, _BURST, _LONGEST_BURST = 16, 0.001, 0.01  # seconds
+_FEWEST = 2  # steps, if another deadline is waiting to be looked after
+# The switch interval, in seconds: of a step, which the system makes 60 microseconds of; of a look between two.
+_STEP, _UNDISTURBED = 1e-6, 0.005
+_STILL, _STUCK = 5, 40  # times found in the same place without having computed, or at all: it is in C
+_PATIENCE = 1  # looks in vain before the collector is asked to help
+_LAST_RESORT = 6  # and before the handler of an alarm is run where it has to raise
 
 _sent: dict[int, CancelScope] = {}  # by thread ident: whose exception is being sent
 
@@ -102,11 +111,19 @@ def _before_jump(code: CodeType, offset: int) -> bool:
     return mapped.names.get(offset) == "COMPARE_OP" and mapped.names.get(mapped.next[offset]) in _CHECKS
 
 
-def waits_at(code: CodeType, offset: int) -> bool:
-    """Whether a thread that is found at `offset`, innermost, can only be waiting for its turn there."""
+def arrival(code: CodeType, offset: int) -> int | None:
+    """Where what is sent to a thread that is found at `offset`, innermost, appears; None if that is not known.
+
+    As the instruction that is next; the handlers are its own.
+    """
+    mapped = code_map(code)
     if _before_jump(code, offset):
-        return code._co_code_adaptive[offset] in _PAIRS  # type: ignore[attr-defined]  # private
-    return code_map(code).names.get(offset) in _CHECKS
+        if code._co_code_adaptive[offset] not in _PAIRS:  # type: ignore[attr-defined]  # private
+            return None
+        offset = mapped.next[offset]
+    elif mapped.names.get(offset) not in _CHECKS:
+        return None
+    return mapped.lands(offset)
 
 
 class _Interruption(Cancelled):
@@ -122,6 +139,10 @@ class _Interruption(Cancelled):
             target.raised = True
             if _clock.monotonic() >= target.insist_at:
                 _trace_from(sys._getframe(1))
+        if scope._once:
+            scope._deliver(sys._getframe(1))  # what its handler raises takes the place of what was sent
+            # It returned, and what was sent cannot be called back.
+            return InterruptedError("SIGALRM's handler returned")  # type: ignore[return-value]  # what is raised
         scope._delivered = True
         return Cancelled._of(scope)  # type: ignore[return-value]  # the plain one: nobody is to see this class
 
@@ -157,94 +178,77 @@ class AsyncException:
 
     def __init__(self) -> None:
         self._failed: dict[int, int] = {}  # looks in vain, by thread ident
-        send = ctypes.pythonapi.PyThreadState_SetAsyncExc  # PyDLL: the GIL is held throughout
-        send.argtypes = (ctypes.c_ulong, ctypes.py_object)
-        send.restype = ctypes.c_int
-        self._send = send
+        # The GIL is held throughout. An object of our own: the attribute of `pythonapi` is everybody's, and to give
+        # that one argument types breaks those who pass others (stopit, func_timeout).
+        prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)
+        self._send = prototype(("PyThreadState_SetAsyncExc", ctypes.pythonapi))
 
     def arm(self, stacks: dict[int, FrameType]) -> None:
-        waiting: dict[int, tuple[object, int]] = dict.fromkeys(stacks, (None, 0))  # where, and how often in a row
+        idents = set(stacks)
         stacks.clear()
         for ident in _sent.keys() - _interrupt._targets.keys():
-            del _sent[ident]
-        self._failed = {ident: times for ident, times in self._failed.items() if ident in waiting}
-        if not waiting:
+            _sent.pop(ident, None)
+        self._failed = {ident: times for ident, times in self._failed.items() if ident in idents}
+        if not idents:
             return
+        hunted = {ident: _Hunted(ident) for ident in idents}
+        slow = {ident for ident in idents if self._failed.get(ident, 0) >= _PATIENCE}
+        patience = 1 + max(self._failed.get(ident, 0) for ident in idents)
+        until = _clock.monotonic() + min(_BURST * patience, _LONGEST_BURST)
         interval = sys.getswitchinterval()
         try:
-            for _ in range(_STEPS):
-                with frames_of_others():
-                    frames = current_frames()
-                    for ident, (before, times) in list(waiting.items()):
-                        at = self._attempt(ident, frames.get(ident))
-                        if at is None or (at == before and times == _STILL):
-                            del waiting[ident]  # done, or it does not move
-                            continue
-                        waiting[ident] = at, times + 1 if at == before else 0
-                        if before not in (None, at) and (target := _interrupt._targets.get(ident)) is not None:
-                            target.seen = True
-                    del frames
-                if not waiting:
-                    return
-                sys.setswitchinterval(_STEP)
-                time.sleep(0)
-            for ident in waiting:
-                self._failed[ident] = self._failed.get(ident, 0) + 1
-            self._ask({ident for ident in waiting if self._failed[ident] >= _PATIENCE})
+            with _met_at_allocation(slow):
+                for step in count():
+                    sys.setswitchinterval(_UNDISTURBED)
+                    self._step(hunted)
+                    if not hunted or (step >= _FEWEST and _timer.is_due()):
+                        break
+                    if step >= _STEPS and _clock.monotonic() >= until:
+                        break
+                    sys.setswitchinterval(_STEP)
+                    time.sleep(0)
         finally:
             sys.setswitchinterval(interval)
+        for ident in hunted:
+            self._failed[ident] = self._failed.get(ident, 0) + 1
 
-    def _ask(self, idents: set[int]) -> None:
-        """Have these threads trace themselves as soon as they allocate something that the collector looks after."""
-        thresholds = gc.get_threshold()
-        if not idents or not gc.isenabled() or not thresholds[0]:
-            return
-
-        def collecting(phase: str, info: object) -> None:
-            if get_ident() in idents:
-                idents.discard(get_ident())
-                _trace_from(sys._getframe(1))
-
-        gc.callbacks.append(collecting)
-        gc.set_threshold(1, *thresholds[1:])
-        try:
-            for _ in range(_STEPS):
-                time.sleep(0)
-                if not idents:
-                    return
-        finally:
-            gc.set_threshold(*thresholds)
-            gc.callbacks.remove(collecting)
+    def _step(self, hunted: dict[int, _Hunted]) -> None:
+        with frames_of_others():
+            frames = current_frames()
+            for ident, one in list(hunted.items()):
+                at = self._attempt(ident, frames.get(ident))
+                if at is None or one.stays(at):
+                    del hunted[ident]  # done, or not to be had
 
     def _attempt(self, ident: int, frame: FrameType | None) -> object:
         """Send it if it can be sent right now. None if nothing is left to do; otherwise where the thread is."""
         target = _interrupt._targets.get(ident)
-        if target is None or frame is None:
+        if target is None or frame is None or (target.raised and _clock.monotonic() < target.insist_at):
             return None
         insist = _clock.monotonic() >= target.insist_at
-        if target.raised and not insist:
-            return None
         offset = frame.f_lasti
-        if not waits_at(frame.f_code, offset):
+        lands = arrival(frame.f_code, offset)
+        if lands is None:
             return id(frame), offset
         shields = _scope._Shield.active
         owed = _owed(target, shields)
         if owed is None:
             return None
         scope, anchor = owed
+        if scope._once and (self._failed.get(ident, 0) < _LAST_RESORT or not scope._will_raise()):
+            return object()  # its handler may return, so it is to run in a trace function; look again, then ask
         _sent[ident] = scope
-        if self._send_at(ident, frame, offset, anchor, shields, insist=insist):
+        if _interrupt._may_raise(frame, lands, anchor, insist) and self._send_at(ident, frame, offset, anchor, shields):
             target.raised = True
             return None
         return id(frame), offset
 
-    def _send_at(
-        self, ident: int, frame: FrameType, offset: int, anchor: CancelScope, shields: Shields, *, insist: bool
-    ) -> bool:
-        """Send it if the thread waits at `offset` of `frame`, its innermost, and it may appear there."""
-        place = anchor._frame
+    def _send_at(self, ident: int, frame: FrameType, offset: int, anchor: CancelScope, shields: Shields) -> bool:
+        """Send it if the thread waits at `offset` of `frame`, its innermost."""
+        block, armed_in = anchor._frame, anchor._armed_in
+        place = block or _first_of(armed_in, frame)
         depth = None if place is None else _depth(frame, place)
-        if place is None or depth is None or not _interrupt._may_raise(frame, offset, anchor, insist):
+        if place is None or depth is None:
             return False
         comparisons = (
             # The same innermost frame, at the same instruction: nothing called from it, no trace function either.
@@ -252,14 +256,81 @@ class AsyncException:
             map(eq, map(attrgetter("f_lasti"), repeat(frame)), repeat(offset)),
             # Called, if it is a generator's, by the same ones as a moment ago.
             map(is_, map(attrgetter("f_back." * depth + "f_code"), repeat(frame)), repeat(place.f_code)),
-            # In the block still, and in no shield that was not seen.
-            map(is_, map(attrgetter("_frame"), repeat(anchor)), repeat(place)),
+            # In the block still (the alarm is still set), and in no shield that was not seen.
+            map(is_, map(attrgetter("_frame"), repeat(anchor)), repeat(block)),
+            map(is_, map(attrgetter("_armed_in"), repeat(anchor)), repeat(armed_in)),
             map(is_, map(attrgetter("active"), repeat(_scope._Shield)), repeat(shields)),
         )
         calls: Any = [(ident, _Interruption)]
         for holds in comparisons:
             calls = compress(calls, holds)
         return bool(next(starmap(self._send, calls), 0))
+
+
+class _Hunted:
+    """A thread that is followed: where it was, and how often in a row."""
+
+    __slots__ = ("_at", "_computed", "_native", "_target", "_times")
+
+    def __init__(self, ident: int) -> None:
+        thread = threading._active.get(ident)  # type: ignore[attr-defined]  # private
+        self._native = thread.native_id if thread is not None else None
+        self._target = _interrupt._targets.get(ident)
+        self._at: object = None
+        self._times = 0
+        self._computed: float | None = None
+
+    def stays(self, at: object) -> bool:
+        """Take note of where it is; True once it is plain that it is going nowhere, being in C."""
+        if at != self._at:
+            if self._at is not None:
+                self._moved()
+            self._at, self._times = at, 0
+            return False
+        self._times += 1
+        if self._times == 1:
+            self._computed = _clock.thread_time(self._native)
+        if self._times == _STILL:
+            computed = _clock.thread_time(self._native)
+            if computed is None or computed == self._computed:
+                return True
+            self._moved()
+        return self._times >= _STUCK
+
+    def _moved(self) -> None:
+        if self._target is not None:
+            self._target.seen = True
+
+
+@contextmanager
+def _met_at_allocation(idents: set[int]) -> Iterator[None]:
+    """Meanwhile, have these threads trace themselves when they allocate something that the collector looks after."""
+    thresholds = gc.get_threshold()
+    if not idents or not gc.isenabled() or not thresholds[0]:
+        yield
+        return
+
+    def collecting(phase: str, info: object) -> None:
+        # Not at its start: what finalisers and the callbacks of weak references raise is printed and dropped.
+        if phase == "stop" and get_ident() in idents:
+            idents.discard(get_ident())
+            _trace_from(sys._getframe(1))
+
+    gc.callbacks.append(collecting)
+    # Below zero: what is counted is allocated less freed, which a loop that frees what it allocates keeps at zero.
+    gc.set_threshold(-1, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(collecting)
+
+
+def _first_of(places: Collection[FrameType], frame: FrameType | None) -> FrameType | None:
+    """The innermost of `places` on the stack of `frame`."""
+    while frame is not None and frame not in places:
+        frame = frame.f_back
+    return frame
 
 
 def _depth(frame: FrameType, place: FrameType | None) -> int | None:

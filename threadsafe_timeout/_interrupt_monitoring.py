@@ -20,7 +20,7 @@ from threading import get_ident
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-from threadsafe_timeout import _interrupt
+from threadsafe_timeout import _interrupt, _timer
 from threadsafe_timeout._codemap import code_map
 from threadsafe_timeout._transparent import is_protected
 
@@ -33,20 +33,25 @@ _DEEPEST = 64  # frames: from the innermost outwards; whatever runs returns to o
 
 
 class Monitoring:
-    """Switches events on and off. Used by the timer thread only."""
+    """Switches events on and off."""
 
     longest = 0.25  # the events stay on between two looks
 
     def __init__(self, on_line: Callable[[FrameType, int], None]) -> None:
         self._on_line = on_line
         self._tool: int | None = None
-        self._armed: dict[int, tuple[CodeType, int]] = {}
+        self._armed: dict[int, tuple[CodeType, int]] = {}  # guarded, as _tool is, by _timer.lock
 
     def arm(self, stacks: dict[int, FrameType]) -> None:
-        wanted: dict[int, tuple[CodeType, int]] = {}
-        for frame in stacks.values():
-            for code in _interruptible(frame):
-                wanted[id(code)] = code, _events(code)
+        found = {ident: {id(code): (code, _events(code)) for code in _interruptible(stacks[ident])} for ident in stacks}
+        with _timer.lock:
+            wanted: dict[int, tuple[CodeType, int]] = {}
+            for ident, codes in found.items():
+                if ident in _interrupt._targets:
+                    wanted |= codes
+            self._switch(wanted)
+
+    def _switch(self, wanted: dict[int, tuple[CodeType, int]]) -> None:
         if wanted and self._tool is None:
             self._tool = self._take_tool()
         if self._tool is None:
