@@ -152,6 +152,19 @@ def test_a_task_that_eats_its_cancellation_still_times_out():
         pool.submit(hungry).result(10)
 
 
+def test_the_interrupt_insists_after_the_grace_of_the_pool():
+    def swallowing():
+        while True:
+            try:
+                sum(range(100))
+            except BaseException:
+                pass
+
+    with ThreadPoolExecutor(1, task_timeout=0.05, grace=1) as pool:  # the setting says 2: it would be too late
+        assert isinstance(pool.submit(swallowing).exception(10), DeadlineExceeded)
+        assert pool.stats()["abandoned"] == 0
+
+
 def test_a_cancelled_waiter_is_woken(gate):
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(stuck, gate)

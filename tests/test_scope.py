@@ -49,7 +49,9 @@ def test_deadline_raises_at_the_edge_and_tells_what_happened(clock):
     assert function == "test_deadline_raises_at_the_edge_and_tells_what_happened"
     assert any(f":{line}, in {function}" in note for note in error.__notes__)
     assert isinstance(error.__cause__, Cancelled)
-    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert (copy.where, copy.__notes__) == (error.where, error.__notes__)
 
 
 def test_work_that_ends_in_time_is_left_alone(clock):
@@ -492,6 +494,21 @@ def test_async_deadline_cancels_an_await():
         asyncio.run(main(enter_async))
 
 
+def test_async_a_context_manager_written_as_a_generator():
+    @contextlib.contextmanager
+    def limited():
+        with deadline(0.02, name="wait"):
+            yield
+
+    async def main():
+        with pytest.raises(DeadlineExceeded), limited():
+            await asyncio.sleep(50)
+        assert asyncio.current_task().cancelling() == 0
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
 def test_async_move_on_and_nesting():
     async def main():
         async with move_on_after(50) as outer, move_on_after(0.02) as inner:
@@ -593,6 +610,28 @@ def test_a_deadline_around_to_thread_reaches_the_thread():
         assert await asyncio.get_running_loop().run_in_executor(None, ended.wait, 30)
 
     asyncio.run(main())
+
+
+def test_a_deadline_around_run_in_executor_reaches_a_thread_of_our_pool():
+    """asyncio does not copy the context there; the pool's submit does."""
+    from threadsafe_timeout import ThreadPoolExecutor
+
+    ended = threading.Event()
+
+    def blocking():
+        try:
+            sleep(60)
+        finally:
+            ended.set()
+
+    async def main(pool):
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(0.02):
+                await asyncio.get_running_loop().run_in_executor(pool, blocking)
+        assert await asyncio.get_running_loop().run_in_executor(None, ended.wait, 30)
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(main(pool))
 
 
 def test_a_scope_in_a_coroutine_that_no_loop_runs():

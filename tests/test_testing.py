@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from threadsafe_timeout import _clock, deadline, move_on_after, sleep, time_remaining
+from threadsafe_timeout import _clock, _timer, deadline, move_on_after, sleep, time_remaining
 from threadsafe_timeout.testing import MockClock, widened_races
 
 
@@ -92,10 +92,12 @@ def test_frozen_time_neither_stops_nor_fires_a_deadline():
 
 
 def test_widened_races_puts_everything_back():
+    take_due = _timer._take_due
     with move_on_after(0.01):
         sleep(20)  # the timer thread is there to stay
     before = sys.getswitchinterval(), _clock.monotonic, threading.active_count()
     with widened_races(seed=1, noise_threads=2):
+        assert _timer._take_due is not take_due, "it widens nothing"
         assert sys.getswitchinterval() < before[0]
         with move_on_after(0.01) as scope:
             sleep(20)

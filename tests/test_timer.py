@@ -9,7 +9,16 @@ import weakref
 
 import pytest
 
-from threadsafe_timeout import CancelScope, _clock, _timer, deadline, move_on_after
+from threadsafe_timeout import (
+    CancelScope,
+    DeadlineExceeded,
+    _clock,
+    _timer,
+    check_cancelled,
+    deadline,
+    move_on_after,
+    sleep,
+)
 from threadsafe_timeout._timer import TimerThread
 from threadsafe_timeout.testing import MockClock
 
@@ -177,3 +186,56 @@ def test_the_timer_uses_no_thread_per_deadline_and_little_memory():
         for entry in entries:
             _timer.disarm(entry)
     assert threading.active_count() - before <= 1
+
+
+def test_the_thread_survives_whatever_a_callback_raises_and_whatever_is_thrown_at_it(caplog):
+    import ctypes
+
+    def leave():
+        raise SystemExit("not from here")
+
+    for disturb in (leave, KeyboardInterrupt):
+        ran = threading.Event()
+        if disturb is leave:
+            _timer.call_later(0, leave)
+        else:
+            _timer.call_later(3600, ran.set)  # it runs, and waits
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(_timer._thread.ident), ctypes.py_object(KeyboardInterrupt)
+            )
+        for _ in range(3):  # the second wakes it in spite of a wake-up that was lost with the exception
+            ran = threading.Event()
+            _timer.call_later(0.01, ran.set)
+            assert ran.wait(10)
+    assert "the other deadlines go on" in caplog.text
+
+
+def test_a_block_does_not_fail_because_no_thread_can_be_started(monkeypatch, caplog):
+    _timer.shutdown()
+
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(DeadlineExceeded), deadline(0.01):
+        for _ in range(2):
+            with move_on_after(60):
+                pass
+        while True:
+            check_cancelled()
+    assert caplog.text.count("could not be started") == 1
+    monkeypatch.undo()
+    with move_on_after(0.01) as scope:
+        sleep(60)
+    assert scope.cancelled_caught
+
+
+def test_a_timer_thread_that_ended_is_replaced():
+    _timer.shutdown()
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join()
+    _timer._thread = ended  # the next deadline puts another in its place
+    fired = threading.Event()
+    _timer.call_later(0, fired.set)
+    assert fired.wait(10)

@@ -5,7 +5,6 @@ An instance of the standard class (asyncio insists on that), on its own queue an
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -15,21 +14,22 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout import _clock, _exit, _scope
+from threadsafe_timeout._health import PoolHealth, health_of
 from threadsafe_timeout._scope import check_seconds
 from threadsafe_timeout._settings import settings
-from threadsafe_timeout._task import Outcome, Task, TaskOptions
+from threadsafe_timeout._task import Outcome, TaskFuture, TaskOptions
 from threadsafe_timeout._workers import Crew
 
 if TYPE_CHECKING:
+    from threadsafe_timeout._events import Event, Listener
     from threadsafe_timeout._saving import Key
+    from threadsafe_timeout._tokens import CancelToken
     from threadsafe_timeout.checkpoint import CheckpointWriter
 
 __all__ = ["StandardThreadPoolExecutor", "Submitter", "ThreadPoolExecutor"]
 
 T = TypeVar("T")
-logger = logging.getLogger("threadsafe_timeout")
-_INTERRUPTED_WAIT = 1.0  # seconds a pool left by Ctrl-C gives its tasks to end
 
 
 class ThreadPoolExecutor(StandardThreadPoolExecutor):
@@ -43,10 +43,13 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
     - `grace`: seconds between those rungs (default: the `grace` setting, 2).
     - `max_abandoned`: how many abandoned threads may be alive before `submit` raises `PoolExhausted`
       (default: twice the workers).
+    - `on_exhausted`: `"raise"` does just that; `"exit"` also ends the process, with status 75, after saving what is
+      owed and logging where every task is (default: the `on_exhausted` setting, `raise`).
     - `checkpoint`: a `CheckpointWriter` in which tasks submitted `with_options(key=…)` are saved.
 
     Leaving the `with` block waits for the tasks as ever, but not for abandoned ones. Left by an exception, it cancels
-    the tasks whose `result(timeout)` had expired; left by Ctrl-C, it cancels all of them.
+    the tasks for which a `result(timeout)`, `wait`, `as_completed` or `map` with a timeout had waited in vain, and
+    gives them one `grace`; left by Ctrl-C, it cancels all of them.
 
     Not guaranteed: an abandoned thread keeps what it holds until it returns; a thread that never returns from C code
     is not stopped.
@@ -62,11 +65,13 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         task_timeout: float | None = None,
         grace: float | None = None,
         max_abandoned: int | None = None,
+        on_exhausted: Literal["raise", "exit"] | None = None,
         checkpoint: CheckpointWriter | None = None,
     ) -> None:
         # Not super().__init__(): its queue, threads and semaphore are what this class replaces.
         if max_workers is None:
-            max_workers = min(32, (os.cpu_count() or 1) + 4)
+            count = getattr(os, "process_cpu_count", os.cpu_count)  # the former from 3.13 on, as in the standard pool
+            max_workers = min(32, (count() or 1) + 4)
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -80,6 +85,8 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             max_abandoned = 2 * max_workers if chosen.max_abandoned is None else chosen.max_abandoned
         if max_abandoned < 0:
             raise ValueError(f"max_abandoned must be >= 0, got {max_abandoned}")
+        if on_exhausted not in (None, "raise", "exit"):
+            raise ValueError(f"on_exhausted must be 'raise' or 'exit', got {on_exhausted!r}")
         self._checkpoint = checkpoint
         self._max_workers = max_workers
         number = StandardThreadPoolExecutor._counter  # type: ignore[attr-defined]  # one sequence of names for both
@@ -90,12 +97,23 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             prefix=self._thread_name_prefix,
             grace=grace,
             max_abandoned=max_abandoned,
+            on_exhausted=on_exhausted or chosen.on_exhausted,
             initializer=initializer,
             initargs=initargs,
         )
         # The crew does not know the executor: when nobody does any more, the idle workers go home.
         self._finalizer = weakref.finalize(self, self._crew.close)
         self._finalizer.atexit = False
+
+    # What programs, and the standard library's own tests, look at:
+
+    @property
+    def _shutdown(self) -> bool:  # type: ignore[override]  # an attribute of the standard class
+        return self._crew.shut_down
+
+    @property
+    def _broken(self) -> str | bool:  # type: ignore[override]  # an attribute of the standard class
+        return self._crew.broken or False
 
     @property
     def _work_queue(self) -> Any:  # type: ignore[override]  # an attribute of the standard class
@@ -109,36 +127,52 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Schedule `fn(*args, **kwargs)` in a copy of the caller's context, so under the scopes around the caller.
 
-        Raises RuntimeError after `shutdown()`, `PoolExhausted` when too many abandoned threads are alive.
+        Raises RuntimeError after `shutdown()`, `PoolExhausted` when too many abandoned threads are alive. A cooperative
+        point: raises `Cancelled` in a cancelled scope, whose tasks would not run anyway.
         """
         # A function that knows what it wants (a patched method of a runner, say) says so itself.
-        prepare = getattr(fn, "__pool_task__", None)
-        if prepare is None:
-            return self._submit(self._default_options, fn, args, kwargs)
-        fn, options = prepare(args, kwargs)
-        return self._submit(options, fn, args, kwargs)
+        # (Its type does: proxies answer to every name, and would call something far away.)
+        prepare = getattr(type(fn), "__pool_task__", None)
+        if prepare is not None:
+            fn, options = prepare(fn, args, kwargs)
+            return self._submit(options, fn, args, kwargs)
+        _scope.raise_if_cancelled()
+        task = TaskFuture(self._crew, self._default_options, copy_context(), fn, args, kwargs)
+        self._crew.submit(task)
+        return task
 
     def _submit(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
-        task = Task(self._crew, options, copy_context(), fn, args, kwargs)
-        future = task.future
-        self._crew.submit(task)
-        return future
+        _scope.raise_if_cancelled()
+        task = TaskFuture(self._crew, options, copy_context(), fn, args, kwargs)
+        try:
+            if options.deadline is not None or options.token is not None:
+                task.heed_options()
+            self._crew.submit(task)
+        except BaseException:
+            task.release()
+            raise
+        return task
 
     def with_options(
         self,
         *,
         timeout: float | None = None,
-        name: str | None = None,
+        deadline: float | None = None,
+        token: CancelToken | None = None,
         key: Key | None = None,
+        name: str | None = None,
         settle: Callable[[Outcome], Any] | None = None,
     ) -> Submitter:
         """Options for the tasks submitted through what this returns: `pool.with_options(timeout=5).submit(fn)`.
 
-        `timeout`: seconds the task may run from its start (default: the pool's). `name`: what log lines and errors
-        call it. `settle`: called with the task's `Outcome` before its future reports done, in a pool thread and
-        outside every scope; what it returns is the future's result, what it raises its exception.
+        `timeout`: seconds the task may run from its start (default: the pool's). `deadline`: an instant in monotonic
+        seconds (as `current_deadline()` gives) by which it must have ended, however long it waited for a worker; past
+        it a task that is still pending fails with `DeadlineExceeded` and never runs. `token`: cancels the task; a
+        pending one never runs and its future is cancelled. `name`: what log lines and errors call it. `settle`: called
+        with the task's `Outcome` before its future reports done, in a pool thread and outside every scope; what it
+        returns is the future's result, what it raises its exception.
 
         `key`: what the task is saved under in the pool's `checkpoint`, or a function of the task's arguments that
         returns it. Its future reports done only when its record is on disk: `done` with its result, `timeout` or
@@ -148,7 +182,10 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         if key is not None and self._checkpoint is None:
             raise ValueError("key= needs a place to save to: ThreadPoolExecutor(…, checkpoint=CheckpointWriter(path))")
         timeout = self._task_timeout if timeout is None else check_seconds("timeout", timeout)
-        return Submitter(self, TaskOptions(timeout=timeout, name=name, settle=settle), key)
+        if deadline is not None:
+            deadline = _scope._instant("deadline", deadline)
+        options = TaskOptions(timeout=timeout, deadline=deadline, token=token, name=name, settle=settle)
+        return Submitter(self, options, key)
 
     def map(
         self,
@@ -160,20 +197,22 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         """As the standard `map`: results in order, the first timeout or exception met is raised, and leaving the
         iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads."""
         until = None if timeout is None else _clock.monotonic() + timeout
-        futures = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
+        futures: list[Any] = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
 
         def results() -> Iterator[T]:
             try:
                 futures.reverse()
                 while futures:
-                    future = futures[-1]
-                    yield_value = future.result(None if until is None else until - _clock.monotonic())
-                    futures.pop()
-                    del future
-                    yield yield_value
+                    # Nor may what is yielded be kept while the caller is busy with it.
+                    yield _result_of(futures.pop(), None if until is None else until - _clock.monotonic())
+            except TimeoutError:
+                if until is not None and until <= _clock.monotonic():
+                    for future in futures:
+                        future._given_up = True
+                raise
             finally:
                 for future in futures:
-                    Future.cancel(future)  # the standard one: it leaves running tasks alone
+                    future.cancel_pending()
 
         return results()
 
@@ -190,33 +229,40 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
         if isinstance(exc, KeyboardInterrupt):
-            self._interrupted()
+            _exit.stop_interrupted([self._crew])
             return False
         if exc is not None:
-            for task in self._crew.running():
+            for task in self._crew.unfinished():
                 if task.wait_expired:
-                    task.scope.cancel("result(timeout) expired and the pool was left by an exception")
+                    task.hurry("somebody's wait for it had expired, and the pool was left by an exception")
         self.shutdown(wait=True)
         return False
-
-    def _interrupted(self) -> None:
-        """Ctrl-C: cancel everything, wait a moment, say what was running."""
-        crew = self._crew
-        crew.close(cancel_pending=True)
-        running = crew.running()
-        for task in running:
-            task.scope.cancel("interrupted by Ctrl-C")
-        if running:
-            names = ", ".join(sorted({task.name for task in running}))
-            logger.warning(
-                "threadsafe-timeout: interrupted while %d tasks were running: %s", len(running), names,
-                extra={"event": "interrupted", "pool": crew.prefix},
-            )  # fmt: skip
-        crew.join(_INTERRUPTED_WAIT)
 
     def stats(self) -> dict[str, int]:
         """Counts: workers, idle, pending, submitted, completed, failed, abandoned, abandoned_alive, late, respawned."""
         return self._crew.stats()
+
+    def health(self) -> PoolHealth:
+        """What each worker is doing, where, and since when it has made no progress. A look that stops nothing."""
+        return health_of(self._crew)
+
+    def on_event(self, callback: Callable[[Event], object]) -> Listener:
+        """Have `callback(event)` called for each rung a task climbs (see `Event`), in a thread of the pool's own.
+
+        Returns a handle with `unregister()`. What the callback raises is logged. One that takes its time delays the
+        callbacks and log lines behind it, and nothing else.
+        """
+        return self._crew.events.listen(callback)
+
+
+def _result_of(future: TaskFuture, timeout: float | None) -> Any:
+    try:
+        try:
+            return future.result(timeout)
+        finally:
+            future.cancel_pending()
+    finally:
+        del future  # it would be a cycle: the future, its exception, the traceback, this frame
 
 
 class _QueueView:

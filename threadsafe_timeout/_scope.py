@@ -28,10 +28,10 @@ What the pool and the patches use:
 from __future__ import annotations
 
 import math
+import sys
 import threading
-from collections.abc import Awaitable, Callable
-from contextvars import ContextVar, Token
-from sys import _getframe
+from collections.abc import Awaitable, Callable, Collection
+from contextvars import Context, ContextVar, Token
 from threading import get_ident
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
@@ -54,6 +54,7 @@ __all__ = [
     "current_scope",
     "deadline",
     "fail_at",
+    "fence",
     "move_on_after",
     "move_on_at",
     "on_cancel",
@@ -65,10 +66,16 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+S = TypeVar("S", bound="CancelScope")
+
 _NEW, _ACTIVE, _DONE = range(3)
 _INFINITY = math.inf
-_COROUTINE = 0x80 | 0x200  # code flags: a coroutine, an asynchronous generator
+# Code flags: a coroutine, an asynchronous generator; and a generator, which may be the context manager of a coroutine.
+_MAY_AWAIT = 0x80 | 0x200 | 0x20
 _current: ContextVar[CancelScope | None] = ContextVar("threadsafe_timeout_scope", default=None)
+# Looked up once, for the hot path.
+_new, _getframe = object.__new__, sys._getframe
+_incoming, _append, _INCOMING_LIMIT = _timer.incoming, _timer.incoming.append, _timer.INCOMING_LIMIT
 
 
 class CancelScope:
@@ -81,10 +88,14 @@ class CancelScope:
     # Slots, and set in one straight line: attributes in a dictionary would cost more than all the rest of a scope.
     __slots__ = (
         "__weakref__", "_budget", "_callbacks", "_cancelled", "_deadline", "_delivered", "_entered_at", "_entered_by",
-        "_entry", "_extras", "_frame", "_parent", "_reason", "_reset", "_state", "_thread", "cancelled_caught", "name",
+        "_entry", "_extras", "_frame", "_parent", "_progress", "_reason", "_reset", "_state", "_thread",
+        "cancelled_caught", "name",
     )  # fmt: skip
 
     _shield_until = -math.inf  # for shields a slot
+    _fenced = False  # for a pool's tasks a slot
+    _once = False  # alarms, which have no block, are owed once, and the rest of this (see _alarm)
+    _armed_in: Collection[FrameType] = ()
     name: str | None
     cancelled_caught: bool
     _budget: float | None
@@ -102,6 +113,7 @@ class CancelScope:
     _entered_by: int  # the offset of the instruction that entered
     _entered_at: float
     _parent: CancelScope | None
+    _progress: float  # when anybody inside last came to a cooperative point; not set before the first
     _reset: Token[CancelScope | None] | None
 
     def __init__(
@@ -112,19 +124,11 @@ class CancelScope:
         reason: str | None = None,
         name: str | None = None,
     ) -> None:
-        self._prepare(name)
+        _prepare(self, name, None)
         self._deadline = _instant("deadline", deadline)
         self._reason = reason
         if token is not None:
             self._extras = _Extras(token)
-
-    def _prepare(self, name: str | None) -> None:
-        """All of __init__ for a scope without options, which skips it: a call of a class costs as much as this."""
-        self.name = name
-        self.cancelled_caught = self._cancelled = self._delivered = False
-        self._state = _NEW
-        self._deadline = _INFINITY
-        self._budget = self._reason = self._callbacks = self._entry = self._extras = None
 
     @property
     def deadline(self) -> float:
@@ -172,7 +176,7 @@ class CancelScope:
         for registration in callbacks:
             registration.run()
         if interrupt:
-            self._pursue()
+            self._pursue(woken=bool(callbacks))
         return True
 
     def __enter__(self, _frame: FrameType | None = None) -> Self:
@@ -187,19 +191,19 @@ class CancelScope:
         self._reset = _current.set(self)
         self._state = _ACTIVE
         if self._budget is not None:
-            self._deadline = now + self._budget
-        when = self._deadline
+            self._deadline = when = now + self._budget
+        else:
+            when = self._deadline
         if when != _INFINITY:
-            incoming = _timer.incoming  # these lines are _timer.watch, without the call
-            incoming.append(self)
-            if when < _timer.wake_at or len(incoming) > _timer.INCOMING_LIMIT:
+            _append(self)  # these lines are _timer.watch, without the call
+            if when < _timer.wake_at or len(_incoming) > _INCOMING_LIMIT:
                 _timer.attend(when)
         self._parent = parent
         if parent is not None and parent._thread != ident:
             self._inherit(parent)
         if self._extras is not None or self._cancelled:
             self._enter_extras()
-        if frame.f_code.co_flags & _COROUTINE:
+        if frame.f_code.co_flags & _MAY_AWAIT:
             self._enter_task()
         return self
 
@@ -221,6 +225,8 @@ class CancelScope:
             self._pursue()
 
     def _enter_task(self) -> None:
+        if "asyncio" not in sys.modules:
+            return
         from threadsafe_timeout._asyncio import TaskCancellation
 
         task = TaskCancellation.of_current_task(self)
@@ -247,10 +253,9 @@ class CancelScope:
         elif self._deadline != _INFINITY:
             # Left before the timer thread took note: most are, and then nothing is left behind. If another thread's
             # scope came in between, it goes back the way it came.
-            incoming = _timer.incoming
             try:
-                if incoming[-1] is self:
-                    last = incoming.pop()
+                if _incoming[-1] is self:
+                    last = _incoming.pop()
                     if last is not self:
                         _timer.watch(last, last._deadline)
             except IndexError:
@@ -270,6 +275,11 @@ class CancelScope:
         return self._close(exc, own or (isinstance(exc, Cancelled) and exc.scope is self))
 
     def _misnested(self, inside: CancelScope | None) -> None:
+        while inside is not None and inside._once:  # an alarm that was set in here ends here
+            inside._unset()
+            inside = inside._parent
+        if inside is self:
+            return
         raise RuntimeError(
             f"{self!r} was left while {inside!r} is the innermost one here: scopes must be left in the reverse order "
             "of being entered, in the same context (a generator that yields inside a scope is a usual cause)"
@@ -299,15 +309,30 @@ class CancelScope:
             return  # moved while it was being taken off the heap; it is watched again
         self._cancel("deadline", interrupt=True)
 
-    def _pursue(self) -> None:
-        """Have this scope's thread interrupted if it meets no cooperative point."""
+    def _deliver(self, frame: FrameType | None = None) -> None:
+        """Raise what is owed, in the thread that owes it; `frame` is where it is, if it was interrupted."""
+        self._delivered = True
+        raise Cancelled._of(self)
+
+    def _unset(self) -> None:
+        """For alarms; so are the next two."""
+
+    def _will_raise(self) -> bool:
+        return True
+
+    def _is_over(self, frame: FrameType | None) -> bool:
+        return False
+
+    def _pursue(self, *, woken: bool = False) -> None:
+        """Have this scope's thread interrupted if it meets no cooperative point; it is about to, most likely, if it was
+        `woken`."""
         if self._state is _ACTIVE:
             from threadsafe_timeout import _interrupt
 
             # First the note, then pursue(), which looks at the state again: either the edge sees the note, or the
             # scope was left before and pursue() sees that.
             self._extra().pursued = True
-            _interrupt.pursue(self)
+            _interrupt.pursue(self, woken=woken)
 
     def __repr__(self) -> str:
         state = ("new", "active", "left")[self._state]
@@ -358,6 +383,8 @@ class _Shield(CancelScope):
     def __enter__(self, _frame: FrameType | None = None) -> Self:
         self._shield_until = _clock.monotonic() + self._grace
         super().__enter__(_frame or _getframe(1))
+        if _fenced(self._parent):
+            self._shield_until = -math.inf
         with _timer.lock:
             _Shield.active |= {self}
             self._entry = _timer.arm(self._shield_until, self._lower)
@@ -415,13 +442,32 @@ def _located(error: DeadlineExceeded, exc: BaseException | None) -> DeadlineExce
     while traceback is not None:
         code = traceback.tb_frame.f_code
         module = traceback.tb_frame.f_globals.get("__name__", "")
-        if not module.startswith("threadsafe_timeout.") or module.startswith("threadsafe_timeout.testing"):
+        ours = module.startswith(("threadsafe_timeout.", "threadsafe_timeout_patches."))
+        if not ours or module.startswith("threadsafe_timeout.testing"):
             where = code.co_filename, traceback.tb_lineno, code.co_qualname
         traceback = traceback.tb_next
     if where is not None:
         error.where = where
         error.add_note("the thread was at {}:{}, in {}".format(*where))
     return error
+
+
+def _fenced(scope: CancelScope | None) -> bool:
+    while scope is not None and not scope._fenced:
+        scope = scope._parent
+    return scope is not None
+
+
+def fence(scope: CancelScope, context: Context) -> None:
+    """No shield keeps a pool's `scope` out any more: neither those that are up in `context`, where its thread is, nor
+    new ones."""
+    scope._fenced = True  # type: ignore[misc]  # it has the slot: see _task
+    inner = context.get(_current)
+    while inner is not None and inner is not scope:
+        if isinstance(inner, _Shield):
+            inner._shield_until = -math.inf
+            inner._lower()
+        inner = inner._parent
 
 
 def on_cancel(callback: Callable[[], object]) -> Registration:
@@ -444,6 +490,7 @@ def cancelled_scope() -> CancelScope | None:
     now = _clock.monotonic()
     found = None
     while scope is not None:
+        scope._progress = now
         if scope._deadline <= now and not scope._cancelled:
             scope._expire()  # the timer thread may be a moment late; a scope that was left stays as it was
         if scope._cancelled:
@@ -471,11 +518,13 @@ def cancel_pending() -> bool:
 
 
 def raise_if_cancelled() -> None:
-    """Raise `Cancelled` if a scope around is cancelled: what every cooperative point does."""
-    scope = cancelled_scope()
-    if scope is not None:
-        scope._delivered = True
-        raise Cancelled._of(scope)
+    """Raise `Cancelled` if a scope around is cancelled: what every cooperative point does.
+
+    An alarm that is due has its handler run, which may raise something of its own, or nothing: whoever was woken from
+    a wait and comes out of here goes on waiting.
+    """
+    while (scope := cancelled_scope()) is not None:
+        scope._deliver()
 
 
 check_cancelled = raise_if_cancelled
@@ -508,13 +557,14 @@ def time_remaining() -> float:
 
 def sleep(seconds: float) -> None:
     """Sleep for `seconds`; a cooperative point that a cancelled scope ends at once."""
-    check_seconds("seconds", seconds)
+    until = _clock.monotonic() + check_seconds("seconds", seconds)
     raise_if_cancelled()
     woken = threading.Lock()
     woken.acquire()
     registration = on_cancel(lambda: woken.release() if woken.locked() else None)
     try:
-        _clock.wait(woken, seconds)
+        while _clock.wait(woken, until - _clock.monotonic()):
+            raise_if_cancelled()
     finally:
         registration.unregister()
     raise_if_cancelled()
@@ -526,20 +576,12 @@ def deadline(seconds: float | None, *, name: str | None = None) -> _FailScope:
     Also a decorator, for `def` and `async def`; in a coroutine both `with` and `async with` cancel the task's awaits.
     `DeadlineExceeded` is a `TimeoutError`. Raises ValueError for a negative number or NaN.
     """
-    scope = _FailScope.__new__(_FailScope)
-    scope._prepare(name)
-    if seconds is not None:
-        scope._budget = seconds if seconds.__class__ is float and seconds >= 0 else check_seconds("seconds", seconds)
-    return scope
+    return _prepare(_new(_FailScope), name, seconds)
 
 
 def move_on_after(seconds: float | None, *, name: str | None = None) -> CancelScope:
     """Give the block `seconds` (None: no limit), then go on after it; `scope.cancelled_caught` tells."""
-    scope = CancelScope.__new__(CancelScope)
-    scope._prepare(name)
-    if seconds is not None:
-        scope._budget = seconds if seconds.__class__ is float and seconds >= 0 else check_seconds("seconds", seconds)
-    return scope
+    return _prepare(_new(CancelScope), name, seconds)
 
 
 def fail_at(when: float, *, name: str | None = None) -> _FailScope:
@@ -562,13 +604,23 @@ def shield(grace: float, *, name: str | None = None) -> CancelScope:
 
 def _copy(scope: _FailScope, name: str | None) -> _FailScope:
     """A fresh scope with the same limits."""
-    fresh = _FailScope.__new__(_FailScope)
-    fresh._prepare(name)
-    if scope._budget is not None:
-        fresh._budget = scope._budget
-    else:
-        fresh._deadline = scope._deadline
+    fresh = _prepare(_new(_FailScope), name, scope._budget)
+    fresh._deadline = scope._deadline
     return fresh
+
+
+def _prepare(scope: S, name: str | None, seconds: float | None) -> S:
+    """What a new scope starts with. A call of the class, which ends here too, costs as much as all of this again."""
+    scope.name = name
+    scope.cancelled_caught = scope._cancelled = scope._delivered = False
+    scope._state = _NEW
+    scope._deadline = _INFINITY
+    scope._reason = scope._callbacks = scope._entry = scope._extras = None
+    if seconds is None or (seconds.__class__ is float and seconds >= 0):
+        scope._budget = seconds
+    else:
+        scope._budget = check_seconds("seconds", seconds)
+    return scope
 
 
 def _instant(parameter: str, when: float) -> float:

@@ -3,9 +3,11 @@
 Guarantees:
 
 - Exactly one of {result, exception, timeout} reaches the future: whoever wins `claim()` settles it, once.
-- The ladder starts when any scope around the task is cancelled: its own deadline, `future.cancel()`, or a scope of
-  the submitter's. After `grace` the thread is interrupted, after another `grace` the pool abandons it.
+- The ladder starts when any scope around the task is cancelled: its own deadline, `future.cancel()`, its token, or a
+  scope of the submitter's. After `grace` the interrupt insists, after another `grace` the pool abandons the thread.
 - A task that is settled holds neither its function nor its arguments nor its context.
+
+The future *is* the task: one object to make for each call, not three.
 """
 
 from __future__ import annotations
@@ -13,22 +15,22 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextvars import Context
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout import _clock, _scope, _timer
+from threadsafe_timeout import _clock, _interrupt, _scope, _timer
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._frames import current_frames, frames_of_others
+from threadsafe_timeout._events import Event, EventKind, describe
+from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
+from threadsafe_timeout._future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 
 if TYPE_CHECKING:
-    from threadsafe_timeout._workers import Crew, Worker
+    from threadsafe_timeout._tokens import CancelToken
+    from threadsafe_timeout._workers import Crew
 
-__all__ = ["Outcome", "Task", "TaskFuture", "TaskOptions"]
-
-logger = logging.getLogger("threadsafe_timeout")
+__all__ = ["Outcome", "TaskFuture", "TaskOptions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,66 +50,59 @@ class TaskOptions:
     # Gets the outcome before the future does, outside every scope and in a pool thread that is not stuck; what it
     # returns is the future's result, what it raises the future's exception. This is where a task is saved.
     settle: Callable[[Outcome], Any] | None = None
+    deadline: float | None = None
+    token: CancelToken | None = None
+    key: str | int | None = None
 
 
-class TaskFuture(Future[Any]):
-    """A standard future whose waits end when a scope around the waiter is cancelled, and whose `cancel()` asks a
-    running task to stop (it still returns False then, as the standard one does)."""
+_NO_OPTIONS = TaskOptions()
+# Whose outcome counts: nobody's yet; that of the worker whose hand it is in; that of whoever gave it up.
+_UNCLAIMED, _BY_WORKER, _GIVEN_UP = 0, 1, 2
 
-    _task: Task | None = None  # set while the task may run; cleared when it is settled
 
-    def cancel(self) -> bool:
-        if super().cancel():
-            return True
-        task = self._task
+class _TaskScope(_scope._FailScope):
+    """A task's scope: cancelling it starts the task's ladder. (A registration for each task would cost as much as the
+    scope does.)"""
+
+    __slots__ = ("_fenced", "task")
+    _fenced: bool
+    task: TaskFuture | None  # until the task is released: contexts that inherit the scope may outlive it by far
+
+    def _cancel(self, reason: str, *, interrupt: bool) -> bool:
+        task = self.task
         if task is not None:
-            task.scope.cancel("its future's cancel() was called")
-        return False
+            self.name = task._task_name()
+            if self._state == _scope._ACTIVE:
+                task._begin_ladder(reason)
+        return super()._cancel(reason, interrupt=interrupt)
 
-    def result(self, timeout: float | None = None) -> Any:
-        self._await(timeout)
-        return super().result(0)
+    def _inherit(self, parent: _scope.CancelScope) -> None:
+        # A task whose submitter is cancelled has no time left either.
+        registration = _scope.Registration(self._cancelled_around)
+        self._extra().registrations.append(registration)
+        registration.attach(parent)
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._await(timeout)
-        return super().exception(0)
-
-    def _await(self, timeout: float | None) -> None:
-        """Wait until the future is done. Raises TimeoutError, and `Cancelled` in a cancelled scope."""
-        if self.done():
-            return
-        scoped = _scope.current_scope() is not None
-        registration = _scope.on_cancel(self._wake) if scoped else None
-        until = None if timeout is None else _clock.monotonic() + timeout
-        try:
-            with self._condition:
-                while not self.done() and not (scoped and _scope.cancel_pending()):
-                    left = None if until is None else until - _clock.monotonic()
-                    if left is not None and left <= 0:
-                        break
-                    self._condition.wait(left)
-        finally:
-            if registration is not None:
-                registration.unregister()
-        if not self.done():
-            _scope.raise_if_cancelled()
-            task = self._task
-            if task is not None:
-                task.wait_expired = True
-            raise FutureTimeoutError
-
-    def _wake(self) -> None:
-        with self._condition:
-            self._condition.notify_all()
+    def _cancelled_around(self) -> None:
+        task = self.task
+        if task is not None:
+            task._begin_ladder("a scope around it")
+        self._pursue()
 
 
-class Task:
-    """A call that was submitted, until its future is settled."""
+class TaskFuture(LightFuture):
+    """The future of a call that was submitted, and the call until it is settled. Its `cancel()` asks a running task to
+    stop (and still returns False then, as the standard one does)."""
 
-    __slots__ = (
-        "_claimed", "_rung", "args", "context", "crew", "function", "future", "kwargs", "name", "options", "scope",
-        "started", "wait_expired", "worker",
-    )  # fmt: skip
+    # Underscores all: programs hang attributes of their own on futures.
+    _claimed = _UNCLAIMED  # guarded by the condition
+    _owed: Outcome | None = None  # what it is to be settled with by the worker that finds the time
+    _name: str | None = None  # kept when the function is let go
+    _begun_at: float | None = None
+    _rung: _timer.Entry | None = None  # the next rung; guarded by _timer.lock
+    _reason: str | None = None  # why it is on the ladder
+    _insisting = False  # it has climbed the second
+    _hurried = False  # somebody waited for it, in vain, and left: the next rung is the last
+    _undo: list[Callable[[], object]] | None = None  # what to take back when it ends
 
     def __init__(
         self,
@@ -118,132 +113,342 @@ class Task:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> None:
-        self.crew = crew
-        self.options = options
-        self.context: Context | None = context
-        self.function: Callable[..., Any] | None = function
-        self.args: tuple[Any, ...] = args
-        self.kwargs = kwargs
-        self.name = options.name or getattr(function, "__qualname__", None) or type(function).__name__
-        self.scope = _scope.deadline(options.timeout, name=self.name)
-        self.future = TaskFuture()
-        self.future._task = self
-        self.worker: Worker | None = None  # guarded by crew.lock
-        self.started: float | None = None
-        self.wait_expired = False
-        self._claimed = False  # guarded by crew.lock
-        self._rung: _timer.Entry | None = None  # guarded by _timer.lock
+        # The hot path: what is not set here has its default in the class.
+        self._condition = FutureCondition()
+        self._crew = crew
+        self._options = options
+        self._call: tuple[Context, Callable[..., Any], Any, Any] | None = (context, function, args, kwargs)
+        scope = _scope._prepare(_scope._new(_TaskScope), None, options.timeout)
+        scope._fenced = False
+        scope.task = self
+        self._scope: _TaskScope | None = scope
 
-    def run(self) -> Outcome:
-        """Run the call, in the submitter's context and under the task's scope. Never raises."""
-        assert self.context is not None
-        return self.context.run(self._run)
+    def heed_options(self) -> None:
+        """See to what few tasks have: a deadline that holds while it is pending, a token."""
+        options = self._options
+        self._undo = []
+        if options.deadline is not None:
+            with _timer.lock:
+                expiry = _timer.arm(options.deadline, self._expire_pending)
+            self._undo.append(lambda: _disarm(expiry))
+        token = options.token
+        if token is not None:
+            registration = token.register(lambda: self._cancel(token.reason or "its token was cancelled"))
+            self._undo.append(registration.unregister)
 
-    def _run(self) -> Outcome:
-        assert self.function is not None
-        self.started = _clock.monotonic()
+    # For who holds the future
+
+    def cancel(self) -> bool:
+        return self._cancel("its future's cancel() was called")
+
+    def cancel_pending(self) -> bool:
+        """The standard `cancel()`, which leaves a running task alone."""
+        return super().cancel()
+
+    def _cancel(self, reason: str) -> bool:
+        if self.cancel_pending():
+            return True
+        scope = self._scope
+        if scope is not None:
+            scope.cancel(reason)
+        return False
+
+    def hurry(self, reason: str) -> None:
+        """Cancel it, on behalf of somebody who has waited for it long enough: it is abandoned after one `grace`."""
+        self._hurried = True
+        self._cancel(reason)
+
+    # For the worker
+
+    def run(self) -> tuple[Any, BaseException | None]:
+        """Run the call, in the submitter's context and under the task's scope: its result, and its error."""
+        scope = self._scope
+        assert self._call is not None
+        assert scope is not None
+        context, function, args, kwargs = self._call
+        if self._undo is not None and self._options.deadline is not None:
+            left = max(0.0, self._options.deadline - _clock.monotonic())
+            scope._budget = left if scope._budget is None else min(left, scope._budget)
         try:
-            with self.scope:
-                # Also on the scopes around: a task whose submitter is cancelled has no time left either.
-                registration = _scope.on_cancel(self._begin_ladder)
-                try:
-                    _scope.raise_if_cancelled()
-                    return Outcome(self.function(*self.args, **self.kwargs))
-                finally:
-                    registration.unregister()
+            return context.run(_run_in_scope, scope, function, args, kwargs), None
         except Cancelled as exc:
             # A BaseException that reaches whoever asks for the result would end his whole batch.
-            return Outcome(error=self._timed_out(exc.scope.reason))
-        except BaseException as exc:  # what the standard pool does: it belongs to the future
-            return Outcome(error=exc)
+            return None, self._timed_out(exc.scope.reason)
+        except BaseException as exc:
+            # The future gets whatever it is, as in the standard pool, from the task's own frame on.
+            return None, exc.with_traceback(_theirs(exc))
         finally:
-            with _timer.lock:
-                if self._rung is not None:
-                    _timer.disarm(self._rung)
+            del self  # that frame's f_back is this one: the future would hold itself
 
-    def _timed_out(self, reason: str | None) -> DeadlineExceeded:
-        return DeadlineExceeded(self.name, self.options.timeout, self.elapsed(), reason)
+    def begin(self) -> bool:
+        """For the worker that took it: whether it is to run. One that another worker took and died with is, too."""
+        with self._condition:
+            if self._state is PENDING:
+                self._state = RUNNING
+                return True
+            return self._state is RUNNING and not self._claimed
+
+    def owned(self) -> bool:
+        """For a worker that dies with it in its hand: whether it is for this worker to settle it."""
+        return self._claimed == _BY_WORKER or self.claim(by=_BY_WORKER)
+
+    def owe(self, outcome: Outcome) -> None:
+        """Have it settled with that, by `settle_owed`: by who has claimed it, or in whose hand it was struck since.
+
+        What it is owed already stays, unless it was given to its `settle`, and what came of that is not known.
+        """
+        if self._owed is None or self._options is _NO_OPTIONS:
+            self._owed = outcome
+
+    def settle_owed(self) -> None:
+        if self._owed is not None:
+            self.settle(self._owed)
+            self._owed = None
+
+    def begun(self) -> bool:
+        """Whether its function was, or may have been, called."""
+        scope = self._scope
+        return scope is None or scope._state != _scope._NEW
+
+    def claim(self, state: str = RUNNING, by: int = _GIVEN_UP) -> bool:
+        """True for exactly one caller: the one whose outcome counts. Nobody can begin or cancel it any more."""
+        with self._condition:
+            if self._claimed or self._state is not state:
+                return False
+            self._claimed = by
+            self._state = RUNNING
+            return True
+
+    def end(self, result: Any, error: BaseException | None) -> bool:
+        """For the worker that ran it: give the future its outcome. False if the task was given up on before."""
+        if self._options.settle is not None:
+            if not self.claim(by=_BY_WORKER):
+                return False
+            self.settle(Outcome(result, error))
+            return True
+        condition = self._condition
+        with condition:
+            if self._claimed:
+                return False
+            self._claimed = _BY_WORKER
+            # Dropped when this function is left: the finalisers of what the call held may do anything.
+            _held, self._call = self._call, None
+            if error is None:
+                self._result = result
+            else:
+                self._exception = error
+            self._state = FINISHED
+            if condition.installed is not None or condition.waiting is not None:
+                self._notify()
+        if self._undo is not None or self._rung is not None:
+            self.release()
+        else:  # release(), without the call
+            scope, self._scope = self._scope, None
+            if scope is not None:
+                scope.task = None
+        if self._done_callbacks:
+            self._invoke_callbacks()
+        return True
+
+    def settle(self, outcome: Outcome) -> None:
+        """Save the outcome if the task's options say so, then give it to the future. Only after `claim()`.
+
+        If something was thrown at who did this before, it is gone on with.
+        """
+        if self.done():
+            self.release()
+            self.finish_telling()
+            return
+        self._task_name()  # from the options, too
+        hook, self._options = self._options.settle, _NO_OPTIONS  # once, whatever is thrown at this thread
+        result, error = outcome.result, outcome.error
+        if hook is not None:
+            try:
+                result, error = hook(outcome), None
+            except BaseException as exc:
+                result, error = None, exc
+        self.release()
+        with self._condition:
+            self._result, self._exception = result, error
+            self._state = FINISHED
+            self._notify()
+        self._invoke_callbacks()
+
+    def release(self) -> None:
+        """Let go of everything the call held."""
+        scope = self._scope
+        if scope is not None:
+            scope.task = None
+        self._call = self._scope = None
+        if self._rung is not None:
+            self._leave_ladder()
+        if self._undo is not None:
+            for undo in self._undo:
+                undo()
+            self._undo = None
+
+    # For who looks on
+
+    def _task_name(self) -> str:
+        if self._name is None:
+            call = self._call
+            function = call[1] if call is not None else None
+            self._name = self._options.name or getattr(function, "__qualname__", None) or type(function).__name__
+        return self._name
 
     def elapsed(self) -> float:
         """Seconds since it started."""
-        return 0.0 if self.started is None else _clock.monotonic() - self.started
-
-    def claim(self) -> bool:
-        """True for exactly one caller: the one whose outcome counts."""
-        with self.crew.lock:
-            if self._claimed:
-                return False
-            self._claimed = True
-            return True
+        began = self._begun_at
+        if began is None:
+            scope = self._scope
+            if scope is None or scope._state == _scope._NEW:
+                return 0.0
+            began = self._begun_at = scope._entered_at
+        return _clock.monotonic() - began
 
     @property
     def overdue(self) -> bool:
         """Whether it was asked to end and has not."""
-        return self._rung is not None and not self._claimed
+        scope = self._scope
+        return not self._claimed and (self._rung is not None or (scope is not None and scope._cancelled))
 
-    def settle(self, outcome: Outcome) -> None:
-        """Save the outcome if the task's options say so, then give it to the future. Only after `claim()`."""
-        future, hook = self.future, self.options.settle
-        if hook is not None:
-            try:
-                outcome = Outcome(hook(outcome))
-            except BaseException as exc:
-                outcome = Outcome(error=exc)
-        self.release()
-        if outcome.error is None:
-            future.set_result(outcome.result)
-        else:
-            future.set_exception(outcome.error)
+    def _timed_out(self, reason: str | None) -> DeadlineExceeded:
+        return DeadlineExceeded(self._task_name(), self._options.timeout, self.elapsed(), reason)
 
-    def release(self) -> None:
-        """Let go of everything the call held."""
-        self.future._task = None
-        self.function = self.context = None
-        self.args, self.kwargs = (), {}
+    def timed_out_outcome(self) -> Outcome:
+        return Outcome(error=self._timed_out(self._reason))
 
     # The ladder. Rungs 1 and 2 (cancel, unblock) are the scope's; these run in the timer thread or in the canceller's.
 
-    def _begin_ladder(self) -> None:
+    def _begin_ladder(self, reason: str) -> None:
         with _timer.lock:
-            if self._rung is None:
-                self._rung = _timer.arm(_clock.monotonic() + self.crew.grace, self._climb)
+            if self._rung is not None or not self._set_rung(self._climb):
+                return
+        self._reason = reason
+        # Before what it waits in is woken: that is where it is, and who has left the pool has been told.
+        self._tell("overdue", logging.INFO, "was cancelled")
 
     def _climb(self) -> None:
+        if self._claimed:
+            return
+        if self._hurried:
+            self._crew.abandon(self)
+            return
         with _timer.lock:
-            self._rung = _timer.arm(_clock.monotonic() + self.crew.grace, self._abandon)
-        logger.info(
-            "threadsafe-timeout: task %s has not ended %g s after it was cancelled (%s)",
-            self.name, self.crew.grace, self.scope.reason or "a scope around it",
-            extra={"event": "overdue", "task": self.name},
-        )  # fmt: skip
+            if not self._set_rung(self._abandon):
+                return
+        self._insisting = True
+        scope = self._scope
+        if scope is not None:
+            _interrupt.insist(scope._thread)
+        self._tell("interrupting", logging.WARNING, f"has not ended {self._crew.grace:g} s after it was cancelled")
+
+    def _set_rung(self, climb: Callable[[], object]) -> bool:
+        """Arm the next rung; False if the task has ended. The caller holds _timer.lock.
+
+        First the rung, then the look at the claim; `_leave_ladder` is called after the claim: one of them sees the
+        other.
+        """
+        self._rung = _timer.arm(_clock.monotonic() + self._crew.grace, climb)
+        if self._claimed:
+            _timer.disarm(self._rung)
+            return False
+        return True
+
+    def _leave_ladder(self) -> None:
+        with _timer.lock:
+            if self._rung is not None:
+                _timer.disarm(self._rung)
 
     def _abandon(self) -> None:
-        self.crew.abandon(self)
+        self._crew.abandon(self)
 
-    def timed_out_outcome(self) -> Outcome:
-        return Outcome(error=self._timed_out(self.scope.reason or "the scope around it was cancelled"))
+    def _expire_pending(self) -> None:
+        """Its deadline has passed. If it is still pending, it is not to run."""
+        if not self.claim(PENDING):
+            return
+        error = DeadlineExceeded(
+            self._task_name(), reason="its deadline passed while it waited for a worker; it never started"
+        )
+        self._crew.settle_soon(self, Outcome(error=error))
 
-    def stack(self) -> str:
-        """Where the task's thread is: file, line and function of each frame, without the values of variables."""
-        thread = self.worker.thread if self.worker is not None else None
-        with frames_of_others():
-            frame = current_frames().get(thread.ident) if thread is not None and thread.ident else None
-            if frame is None:
-                return "(no Python frame)\n"
-            frames = traceback.extract_stack(frame)
-        # From the task's own function on: what starts a thread and a worker is the same for all of them.
-        ours = [number for number, entry in enumerate(frames) if entry.filename == __file__]
-        return "".join(traceback.format_list(frames[ours[-1] + 1 :] if ours else frames)) or "(in the pool itself)\n"
+    def _tell(self, kind: EventKind, level: int, what: str) -> None:
+        events = self._crew.events
+        if not events.wanted(level):
+            return
+        event = self.event(kind)
+        where = "" if event.where is None else " (at {}:{}, in {})".format(*event.where)
+        name = describe(self._task_name(), event.key)
+        text = f"task {name} {what} ({event.reason}); it has run for {event.elapsed:.1f} s{where}"
+        if event.stack and kind != "overdue":
+            text += f":\n{event.stack}"
+        events.put(level, text, event)
+        events.tell()
+
+    def event(self, kind: EventKind, **more: Any) -> Event:
+        """An `Event` about this task, as it is now."""
+        worker = self._crew.worker_of(self)
+        where, stack = thread_position(worker.thread.ident if worker is not None else None)
+        return Event(
+            kind, self._crew.prefix, self._task_name(), self._options.key,
+            worker.thread.name if worker is not None else None, self.elapsed(),
+            self._reason, where, stack, **more,
+        )  # fmt: skip
 
 
-def cancelled_while_pending(task: Task) -> None:
-    """Cancel a task that never started, as the standard pool does on `shutdown(cancel_futures=True)`."""
-    future = task.future
-    task.release()
-    future.cancel()
+def _run_in_scope(scope: _TaskScope, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    with scope:
+        parent = scope._parent
+        if parent is not None:
+            if scope._extras is None:
+                scope._inherit(parent)  # the system has given this thread the ident of the submitter's, which has ended
+            _scope.raise_if_cancelled()
+        return function(*args, **kwargs) if kwargs else function(*args)  # the latter is cheaper
 
 
-def fail_pending(task: Task, error: BaseException) -> None:
+def _theirs(exc: BaseException) -> TracebackType | None:
+    """The traceback from the task's function on; what called it if it could not be called."""
+    raised = exc.__traceback__
+    below = raised.tb_next if raised is not None else None
+    return (below.tb_next or below) if below is not None else None
+
+
+def _disarm(entry: _timer.Entry) -> None:
+    with _timer.lock:
+        _timer.disarm(entry)
+
+
+def thread_position(ident: int | None) -> tuple[tuple[str, int, str] | None, str]:
+    """Where a thread is: the user's file, line and function; and the stack, without the values of variables."""
+    with frames_of_others():
+        frame = current_frames().get(ident) if ident is not None else None
+        if frame is None:
+            return None, ""
+        where = users_frame(frame)
+        frames = traceback.extract_stack(frame)
+    # From the task's own function on: what starts a thread and a worker is the same for all of them.
+    ours = [number for number, entry in enumerate(frames) if entry.filename == __file__]
+    return where, "".join(traceback.format_list(frames[ours[-1] + 1 :] if ours else frames))
+
+
+def cancelled_while_pending(task: TaskFuture) -> None:
+    """Cancel a task that never started, as the standard pool does on `shutdown(cancel_futures=True)`, and tell those
+    who wait for it."""
+    if task.cancel_pending():
+        pass_over(task)
+
+
+def pass_over(task: TaskFuture) -> None:
+    """A task that is not to run after all: tell those who wait for it if it was cancelled."""
+    with task._condition:  # two may come at the same time
+        if task._state is CANCELLED:
+            task.set_running_or_notify_cancel()
+            task.release()
+
+
+def fail_pending(task: TaskFuture, error: BaseException) -> None:
     """Fail a task that can never start."""
-    if task.future.set_running_or_notify_cancel() and task.claim():
+    if task.claim(PENDING):
         task.settle(Outcome(error=error))
+    else:
+        cancelled_while_pending(task)

@@ -8,7 +8,9 @@ Guarantees:
   follows the number of armed deadlines.
 - A callback that has been disarmed before it was taken off the heap never runs. One that is being taken off may run
   at the same time as `disarm`: who needs more checks its own state under `lock`, as scopes do.
-- A callback that raises is logged; the thread goes on.
+- A callback that raises, whatever it raises, is logged; the thread goes on. So it does if something is thrown at it.
+- Where no thread can be started, entering a scope does not fail: its deadline is then met at cooperative points only,
+  and the log says so.
 
 Most scopes are left long before their deadline, so they do not enter the heap at all: `watch` appends them to
 `incoming`, without the lock, and the thread sorts in those that are still entered when it next wakes (or whoever
@@ -33,8 +35,8 @@ from typing import Any, Protocol
 from threadsafe_timeout import _clock
 
 __all__ = [
-    "Entry", "TimerThread", "Watched", "arm", "attend", "call_later", "disarm", "incoming", "is_waiting", "lock",
-    "poke", "push", "settle", "shutdown", "watch",
+    "Entry", "TimerThread", "Watched", "arm", "attend", "call_later", "disarm", "in_timer_thread", "incoming", "is_due",
+    "is_waiting", "lock", "poke", "push", "settle", "shutdown", "start", "watch",
 ]  # fmt: skip
 
 # [when, sequence, callback or None once it is dead or fired]; a list, because it is marked dead in place, and
@@ -64,6 +66,8 @@ _sequence = count().__next__
 _thread: threading.Thread | None = None  # guarded by lock
 _wakeup = threading.Lock()  # held while there is nothing new; released (once) to wake the thread
 _wakeup.acquire()
+_problem: Exception | None = None  # guarded by lock; why the thread could not be started
+_told = False  # guarded by lock; the log has said so
 _woken = False  # guarded by lock: a second release of _wakeup would be an error
 _logger = logging.getLogger("threadsafe_timeout")
 
@@ -108,10 +112,26 @@ def watch(watched: Watched, when: float) -> None:
 
 def attend(when: float) -> None:
     """The slow half of `watch`."""
+    global _problem, _told
     with lock:
         _sort_in()
         if when < wake_at:
             _wake(when)
+        problem, _problem = _problem, None
+        tell, _told = problem is not None and not _told, _told or problem is not None
+    if tell:  # without the lock, which a log handler may want
+        _logger.warning(
+            "threadsafe-timeout: the thread that watches deadlines could not be started (%s): until it can be, a "
+            "deadline is only noticed at cooperative points", problem,
+        )  # fmt: skip
+
+
+def start() -> None:
+    """Start the thread if there is none, for who will need it when none can be started any more: from 3.12 on, that is
+    from the end of the main thread on."""
+    with lock:
+        if _thread is None:
+            _wake(wake_at)
 
 
 def call_later(seconds: float, callback: Callable[[], object]) -> Entry:
@@ -198,25 +218,27 @@ def _sort_in() -> None:
 
 def _wake(when: float) -> None:
     """Make the thread look again, starting it if there is none. The caller holds `lock`."""
-    global _thread, wake_at, _woken
+    global _thread, wake_at, _woken, _problem
     wake_at = when
-    if _thread is None:
-        # wrapped in a name, daemon: it must never keep a finished process alive
+    if _thread is None or not _thread.is_alive():
+        # daemon: it must never keep a finished process alive
         _thread = threading.Thread(target=_run, name=THREAD_NAME, daemon=True)
         try:
             _thread.start()
-        except BaseException:
+        except BaseException as exc:
             _thread, wake_at = None, float("inf")  # the next deadline tries again
-            raise
+            if not isinstance(exc, RuntimeError):
+                raise
+            # Too many threads; or, from 3.12 on, the interpreter is about to exit. The block is not to blame.
+            _problem = exc
     elif not _woken:
         _woken = True
         _wakeup.release()
 
 
-def _take_due() -> tuple[list[Callable[[], object]], float | None]:
-    """The callbacks that are due, and the seconds until the next one (None: there is none)."""
+def _take_due(due: deque[Callable[[], object]]) -> float | None:
+    """Move the callbacks that are due to `due`; the seconds until the next one (None: there is none)."""
     global _dead, wake_at
-    due: list[Callable[[], object]] = []
     with lock:
         wake_at = float("inf")  # before _sort_in: see watch
         _sort_in()
@@ -227,36 +249,52 @@ def _take_due() -> tuple[list[Callable[[], object]], float | None]:
                 heappop(_heap)
                 _dead -= 1
             elif entry[0] <= now:
-                heappop(_heap)
                 due.append(entry[2])
+                heappop(_heap)
                 entry[2] = None  # fired: a later disarm has nothing to count
             else:
                 break
         if due:
-            return due, 0.0
+            return 0.0
         if not _heap:
-            return due, None
-        wake_at = _heap[0][0]
-        return due, wake_at - now
+            return None
+        earliest: float = _heap[0][0]
+        wake_at = earliest
+        return earliest - now
 
 
 def _run() -> None:
     global _woken
     me = threading.current_thread()
+    due: deque[Callable[[], object]] = deque()
     while _thread is me:  # else forked away, or shut down
-        due, seconds = _take_due()
-        for callback in due:
-            try:
-                callback()
-            except Exception:
-                _logger.exception("threadsafe-timeout: a deadline's callback failed; the other deadlines go on")
-        callback = None  # type: ignore[assignment]  # nor may the loop's variable keep a scope alive while it sleeps
-        del due[:]
-        if seconds == 0.0:
-            continue
+        try:
+            _serve(due)
+        except BaseException:
+            # Thrown at this thread from outside. Every deadline of the process depends on it, so it looks again; the
+            # wake-up may have been taken and not noted.
+            with lock:
+                _wakeup.acquire(blocking=False)
+                _woken = False
+            _logger.exception("threadsafe-timeout: the thread that watches deadlines was disturbed; it goes on")
+
+
+def _serve(due: deque[Callable[[], object]]) -> None:
+    """Run what is due, or wait until something is."""
+    global _woken
+    seconds = _take_due(due)
+    if not due:
         if _clock.wait(_wakeup, seconds):
             with lock:
                 _woken = False
+        return
+    while due:
+        callback = due.popleft()
+        try:
+            callback()
+        except BaseException:
+            _logger.exception("threadsafe-timeout: a deadline's callback failed; the other deadlines go on")
+        del callback
 
 
 def shutdown() -> None:
@@ -285,16 +323,29 @@ def is_waiting(idents: Set[int]) -> bool:
     return thread is None or thread.ident in idents
 
 
+def is_due() -> bool:
+    """Whether a callback that takes its time, in the timer thread, keeps another one waiting."""
+    with lock:
+        return bool(_heap) and _heap[0][2] is not None and _heap[0][0] <= _clock.monotonic()
+
+
+def in_timer_thread() -> bool:
+    """Whether it is the timer thread that asks."""
+    thread = _thread
+    return thread is not None and thread.ident == threading.get_ident()
+
+
 def settle(timeout: float) -> bool:
     """Wait (`timeout` real seconds at most) until all that is due now has run: for a clock that was moved by hand."""
     if threading.current_thread() is _thread:
         return False
-    done = threading.Event()
+    done = threading.Lock()  # not an Event: who waits for one inside a scope, patched, is cancelled with the scope
+    done.acquire()
     with lock:
         _sort_in()
-        arm(_clock.monotonic(), done.set)  # after all that is due: the heap's order
+        arm(_clock.monotonic(), done.release)  # after all that is due: the heap's order
     poke()
-    return done.wait(timeout)
+    return _clock.SystemClock().wait(done, timeout)
 
 
 def _after_fork_in_child() -> None:

@@ -111,8 +111,12 @@ class CancelToken:
         with self.register(wake):
             _scope.raise_if_cancelled()
             around = _scope.on_cancel(wake)
+            until = None if timeout is None else _clock.monotonic() + timeout
             try:
-                _clock.wait(woken, timeout)
+                while _clock.wait(woken, None if until is None else until - _clock.monotonic()):
+                    if self.cancelled:
+                        break
+                    _scope.raise_if_cancelled()  # returns after an alarm
             finally:
                 around.unregister()
         if not self.cancelled:

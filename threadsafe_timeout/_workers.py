@@ -4,85 +4,114 @@ Guarantees:
 
 - The crew keeps its width. A worker that is abandoned is replaced at once, unless `max_abandoned` abandoned threads
   are alive; a worker whose loop dies of a stray exception is replaced, and its task's future fails.
-- No task is lost to a stray exception, wherever it strikes: a worker that dies between taking a task and starting it
-  leaves it to its successor.
-- An abandoned worker never takes work again and its late outcome is logged, never given to the future.
-- Threads are daemons and join nothing at interpreter exit: `_shut_down_all` waits for the tasks that are healthy.
+- No task is lost to stray exceptions, wherever they strike: it is in one place at any time (the queue, the hand of one
+  worker, what is owed) and goes from one to the next within one call of C, where no exception can strike. A worker that
+  dies leaves its task to its successor; the timer thread, at which nothing is thrown, sees to both.
+- An abandoned worker never takes work again, its late outcome is told but never given to the future, and every
+  cooperative point and patched call it comes to raises, shielded or not.
+- Threads are daemons and join nothing at interpreter exit: `_exit` waits for the tasks that are healthy.
 
 Workers hold the crew, never the executor, so an executor that nobody refers to is collected and its crew sent home.
+
+Waking a thread costs more than a small task does, and a woken thread waits for the interpreter. So at most one worker
+is on its way from the idle ones at any time; one that arrives and leaves tasks behind wakes the next.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-import sys
 import threading
 import weakref
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
+from itertools import islice
 from typing import Any
 
-from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout import _clock, _exit, _scope, _timer
 from threadsafe_timeout._errors import PoolExhausted
-from threadsafe_timeout._task import Outcome, Task, cancelled_while_pending, fail_pending
+from threadsafe_timeout._events import Event, Events, describe
+from threadsafe_timeout._future import LOGGER, PENDING
+from threadsafe_timeout._task import (
+    Outcome,
+    TaskFuture,
+    cancelled_while_pending,
+    fail_pending,
+    pass_over,
+    thread_position,
+)
+from threadsafe_timeout._threads import DaemonThread
 
 __all__ = ["Crew", "Worker"]
 
 logger = logging.getLogger("threadsafe_timeout")
-
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
-_exiting = False
+_TELLING = 2.0  # seconds a pool that is left gives its log handlers and callbacks to hear the last of it
 
 
 class Worker:
     """One thread of the crew."""
 
-    __slots__ = ("__weakref__", "abandoned", "crew", "first", "retire", "task", "thread", "wake")
+    __slots__ = (
+        "__weakref__", "abandoned", "completed", "crew", "failed", "first", "hand", "retire", "source", "stuck_in",
+        "stuck_scope", "thread", "wake",
+    )  # fmt: skip
 
-    def __init__(self, crew: Crew, name: str, first: Callable[[], object] | None = None, retire: bool = False) -> None:
+    def __init__(
+        self, crew: Crew, name: str, first: Callable[[Worker], object] | None = None, retire: bool = False
+    ) -> None:
         self.crew = crew
         self.first = first  # what to do before taking work
         self.retire = retire  # take none
         self.wake = threading.Lock()  # held while there is nothing to wake for
         self.wake.acquire()
-        self.task: Task | None = None  # guarded by crew.lock
+        self.hand: deque[TaskFuture] = deque()  # the task it has taken, or none
+        self.source = _drawn(crew.tasks)
+        self.completed = self.failed = 0  # written by its own thread
         self.abandoned = False  # guarded by crew.lock
-        self.thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self.stuck_in: Event | None = None  # what it was abandoned in
+        self.stuck_scope: _scope.CancelScope | None = None
+        self.thread = DaemonThread(self._main, name, functools.partial(crew.worker_gone, self))
+
+    @property
+    def task(self) -> TaskFuture | None:
+        """The task it has taken, for who looks on."""
+        try:
+            return self.hand[0]
+        except IndexError:
+            return None
 
     def _main(self) -> None:
         crew = self.crew
         try:
+            if not crew.admit(self):
+                return
             if self.first is not None:
-                self.first()
+                self.first(self)
                 self.first = None
             if not self.retire and crew.initialize():
                 self._loop()
         except BaseException as exc:
             # Nothing in the loop raises; what arrives here was thrown at this thread from outside.
-            crew.worker_died(self, exc)
+            crew.report_death(self, exc)
         else:
             crew.worker_left(self)
 
     def _loop(self) -> None:
-        crew = self.crew
-        while True:
-            task = crew.next_task(self)
-            if task is None:
+        crew, hand = self.crew, self.hand
+        task = crew.next_task(self)
+        while task is not None:
+            result, error = task.run()
+            if not task.end(result, error):
+                crew.late(self, task, Outcome(result, error))
                 return
-            if task.future.set_running_or_notify_cancel():
-                outcome = task.run()
-                if not task.claim():
-                    crew.late(task, outcome)
-                    return
-                task.settle(outcome)
-                crew.count("failed" if outcome.error is not None else "completed")
-                del outcome
+            if error is None:
+                self.completed += 1
             else:
-                task.release()
-            with crew.lock:
-                self.task = task.worker = None
-            del task
+                self.failed += 1
+            task = result = error = None  # an idle worker must not hold the last one
+            hand.pop()
+            task = crew.take(self) or crew.next_task(self)
 
 
 class Crew:
@@ -95,6 +124,7 @@ class Crew:
         prefix: str,
         grace: float,
         max_abandoned: int,
+        on_exhausted: str,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
     ) -> None:
@@ -102,72 +132,175 @@ class Crew:
         self.prefix = prefix
         self.grace = grace
         self.max_abandoned = max_abandoned
+        self.on_exhausted = on_exhausted
+        self.events = Events(prefix)
+        self.awaited_at_exit = True  # whether the exit of the interpreter waits for its healthy tasks
         self._initializer = initializer
         self._initargs = initargs
-        self.lock = threading.RLock()  # re-entrant: a finaliser may submit or shut down while its thread holds it
-        self._gone = threading.Condition(self.lock)  # notified when a worker leaves `workers`
+        self._make_locks()
+        self.tasks: deque[TaskFuture] = deque()  # put in under lock, taken out without
         # All guarded by lock:
-        self.tasks: deque[Task] = deque()
-        self.idle: list[Worker] = []  # the last to come is the first to go: its caches are warm
         self.workers: set[Worker] = set()
+        self.starting: set[Worker] = set()  # those of them that have not come for their first task yet
+        self.idle: dict[Worker, None] = {}  # the last to come is the first to go: its caches are warm
+        self.woken: Worker | None = None  # the one of them that is on its way
+        self.settling: set[Worker] = set()  # those that settle what is owed, before anything else
         self.abandoned: weakref.WeakSet[Worker] = weakref.WeakSet()
-        self.closed = False
+        self.owed: deque[TaskFuture] = deque()  # claimed by a thread that has no time to settle them
+        self.open = not _exit.exiting  # takes tasks
+        self.closed = False  # workers go home when there is nothing left to do
+        self.interrupted = False  # by Ctrl-C
+        self.shut_down = False  # and it was not the interpreter's exit that wanted it
         self.broken: str | None = None
         self._threads_named = 0
-        self._counts: Counter[str] = Counter()
-        _crews.add(self)
+        self.submitted = self.completed = self.failed = self.given_up = self.late_outcomes = self.respawned = 0
+        _exit.crews.add(self)
+
+    def _make_locks(self) -> None:
+        self.lock = threading.RLock()  # re-entrant: a finaliser may submit or shut down while its thread holds it
+        # Notified when a worker leaves `workers`. Always by `with self.lock`: a condition's own `__enter__` is Python
+        # code, and what is thrown at a thread at its end leaves the lock held for ever.
+        self._gone = threading.Condition(self.lock)
 
     # Work in
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: TaskFuture) -> None:
         with self.lock:
-            if self.broken is not None:
-                raise BrokenThreadPool(self.broken)
-            if self.closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if _exiting:
-                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-            stuck = self.abandoned_alive()
-            if stuck and stuck > self.max_abandoned:
-                raise PoolExhausted(self.prefix, stuck, self.max_abandoned)
-            self._counts["submitted"] += 1
+            if not self.open:
+                self._refuse()
+            if self.abandoned:
+                self._check_exhausted()
+            self.submitted += 1
             self.tasks.append(task)
-            if self.idle:
-                self.idle.pop().wake.release()
-            elif len(self.workers) < self.width:
-                self._start_worker()
+            if self.idle and self.woken is None:
+                self._wake_one()
+            if len(self.workers) < self.width and len(self.tasks) > len(self.idle) + len(self.starting):
+                self._start_another()
 
-    def next_task(self, worker: Worker) -> Task | None:
+    def _refuse(self) -> None:
+        if self.broken is not None:
+            raise BrokenThreadPool(self.broken)
+        if self.shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    def _check_exhausted(self) -> None:
+        if self.abandoned_alive() > self.max_abandoned:
+            raise self.exhausted_error()
+
+    def exhausted_error(self) -> PoolExhausted:
+        """A `PoolExhausted` that says what holds the threads, and where."""
+        holders = []
+        for worker in list(self.abandoned):
+            if worker.stuck_in is not None and worker.thread.is_alive():
+                where, _ = thread_position(worker.thread.ident)
+                holders.append((describe(worker.stuck_in.task or "?", worker.stuck_in.key), where))
+        return PoolExhausted(self.prefix, len(holders), self.max_abandoned, tuple(holders))
+
+    def _wake_one(self) -> None:
+        """Wake the worker that came last, if none is on its way. The caller holds `lock`.
+
+        It takes itself off `idle` when it arrives: if something is thrown at this thread here, no worker is forgotten.
+        """
+        if self.woken is None and self.idle:
+            worker = next(reversed(self.idle))
+            if worker.wake.locked():
+                worker.wake.release()
+            self.woken = worker
+
+    def next_task(self, worker: Worker) -> TaskFuture | None:
         """The next task, waiting for one; None when the crew is to go home."""
         while True:
             with self.lock:
-                if self.tasks:
-                    # In this order: an exception that strikes between the two finds the task in either place.
-                    worker.task = task = self.tasks[0]
-                    self.tasks.popleft()
-                    task.worker = worker
+                self.starting.discard(worker)
+                self.idle.pop(worker, None)
+                if self.woken is worker:
+                    self.woken = None
+                if not self.tasks:
+                    if self.closed:
+                        return None
+                    self.idle[worker] = None
+            if worker in self.idle:
+                worker.wake.acquire()
+            else:
+                task = self.take(worker)
+                if task is not None:
                     return task
-                if self.closed:
-                    return None
-                self.idle.append(worker)
-            worker.wake.acquire()
 
-    def _start_worker(self, first: Callable[[], object] | None = None, retire: bool = False) -> None:
-        """Add a thread. The caller holds `lock`."""
-        worker = Worker(self, f"{self.prefix}_{self._threads_named}", first, retire)
-        self.workers.add(worker)
+    def take(self, worker: Worker) -> TaskFuture | None:
+        """A task for `worker` to run, or None. Without the lock, as long as nobody is to be woken.
+
+        With it, workers would stand in line for it: one that is given a lock has to wait for the interpreter next, and
+        everybody else for him.
+        """
+        tasks, hand = self.tasks, worker.hand
+        while tasks:
+            try:
+                # From the queue into the hand within one call, between whose two halves no exception can strike.
+                hand.extend(islice(worker.source, 1))
+            except IndexError:
+                break  # another worker was faster
+            task = hand[0]
+            if task.begin():
+                if tasks and self.idle and self.woken is None:
+                    with self.lock:
+                        self._wake_one()
+                return task
+            pass_over(task)
+            hand.pop()
+        return None
+
+    # Threads in
+
+    def _start_another(self) -> None:
+        """Add a thread, or go on without; raises RuntimeError if there is none at all. The caller holds `lock`."""
         try:
-            worker.thread.start()
-        except BaseException:
-            self.workers.discard(worker)
-            if first is not None or not self.workers:
+            self._start_worker()
+        except RuntimeError:
+            if not self.workers:
                 raise
             logger.warning(
                 "threadsafe-timeout: pool %s could not start another thread; it goes on with %d",
                 self.prefix, len(self.workers), exc_info=True,
             )  # fmt: skip
-        else:
-            self._threads_named += 1
+
+    def _start_worker(self, first: Callable[[Worker], object] | None = None, retire: bool = False) -> None:
+        """Add a thread. The caller holds `lock`. Raises RuntimeError if there is none to be had."""
+        _timer.start()  # its tasks may outlive the main thread
+        worker = Worker(self, f"{self.prefix}_{self._threads_named}", first, retire)
+        self._threads_named += 1
+        try:
+            self.workers.add(worker)
+            (self.starting if first is None else self.settling).add(worker)
+            worker.thread.start()
+        except BaseException as exc:
+            # There is none to be had. Or Ctrl-C, most likely in the wait for the thread to begin, which it then has.
+            if isinstance(exc, RuntimeError) or worker.thread.ident is None:
+                self._forget(worker)  # if it comes all the same, it is admitted then
+            raise
+
+    def admit(self, worker: Worker) -> bool:
+        """Whether a thread that begins is wanted."""
+        with self.lock:
+            if worker not in self.workers and (worker.first is not None or len(self.workers) < self.width):
+                self.workers.add(worker)
+            return worker in self.workers
+
+    def _forget(self, worker: Worker) -> None:
+        """The caller holds `lock`."""
+        self.starting.discard(worker)
+        self.settling.discard(worker)
+        self.abandoned.discard(worker)
+        self.idle.pop(worker, None)
+        if self.woken is worker:
+            self.woken = None
+        if self.tasks:
+            self._wake_one()  # it may have been on its way to them
+        # In one statement, and the other last: until then `worker_gone` would miss it.
+        self.completed, self.failed, worker.completed, worker.failed = (
+            self.completed + worker.completed, self.failed + worker.failed, 0, 0
+        )  # fmt: skip
+        self.workers.discard(worker)
 
     def initialize(self) -> bool:
         """Run the pool's initializer in a new worker; False if it failed, which breaks the pool (as ever)."""
@@ -176,188 +309,322 @@ class Crew:
         try:
             self._initializer(*self._initargs)
         except BaseException:
-            logger.critical("Exception in initializer:", exc_info=True)
-            self._break("A thread initializer failed, the thread pool is not usable anymore")
+            LOGGER.critical("Exception in initializer:", exc_info=True)  # where the standard pool's goes
+            why = "A thread initializer failed, the thread pool is not usable anymore"
+            with self.lock:
+                self.broken, self.open = why, False
+            for task in self._drain():
+                fail_pending(task, BrokenThreadPool(why))
             return False
         return True
 
-    def _break(self, why: str) -> None:
-        with self.lock:
-            self.broken = why
-        for task in self._drain():
-            fail_pending(task, BrokenThreadPool(why))
-
-    def _drain(self) -> list[Task]:
-        with self.lock:
-            tasks = list(self.tasks)
-            self.tasks.clear()
-            return tasks
+    def _drain(self) -> list[TaskFuture]:
+        tasks = []
+        while self.tasks:
+            try:
+                tasks.append(self.tasks.popleft())
+            except IndexError:
+                break  # a worker was faster
+        return tasks
 
     # Threads out
 
     def worker_left(self, worker: Worker) -> None:
-        with self._gone:
-            self.workers.discard(worker)
-            self.abandoned.discard(worker)
+        with self.lock:
+            self._forget(worker)
             self._gone.notify_all()
+        if worker.abandoned and self.tasks:
+            _timer.call_later(0, self._refill)  # by a thread at which nothing is thrown
 
-    def worker_died(self, worker: Worker, exc: BaseException) -> None:
-        """A stray exception ended a worker's loop: fail its task, keep the width."""
-        with self._gone:
-            task, worker.task = worker.task, None
-            self.workers.discard(worker)
-            self.abandoned.discard(worker)
-            if worker in self.idle:
-                self.idle.remove(worker)
-            self._counts["respawned"] += 1
-            if task is not None and not task.future.running() and not task.future.done():
-                if not self.tasks or self.tasks[0] is not task:
-                    self.tasks.appendleft(task)
-                task = None  # it was not begun: the successor begins it
-            if (self.tasks and not self.workers) or not (worker.abandoned or self.closed):
-                self._start_worker()
+    def _refill(self) -> None:
+        """Past `max_abandoned` slots stay empty. Now that an abandoned thread has ended they may be filled again, if
+        there is work for them."""
+        with self.lock:
+            while self.tasks and len(self.workers) < self.width and self.abandoned_alive() <= self.max_abandoned:
+                try:
+                    self._start_worker()
+                except RuntimeError:
+                    break
+                if len(self.starting) >= len(self.tasks):
+                    break
+
+    def worker_gone(self, worker: Worker) -> None:
+        """Its thread is at its very end, or was not to be had."""
+        with self.lock:
+            missed = worker in self.workers or worker in self.abandoned
             self._gone.notify_all()
-        logger.error(
-            "threadsafe-timeout: a worker of pool %s died of %r and was replaced", self.prefix, exc,
-            exc_info=exc, extra={"event": "respawned", "pool": self.prefix},
-        )  # fmt: skip
-        if task is not None and not task.future.done() and (task.claim() or not worker.abandoned):
-            task.settle(Outcome(error=exc))
+        if missed:
+            self.report_death(worker, RuntimeError("something that was thrown at its thread as it began or ended"))
 
-    def abandon(self, task: Task) -> None:
-        """Give up on the thread that runs `task`: fail the task, refill the slot. Called by the timer thread."""
-        stack = task.stack()
-        with self._gone:
-            worker = task.worker
-            if worker is None or not task.claim():
+    def report_death(self, worker: Worker, exc: BaseException) -> None:
+        """A stray exception ended a worker's loop. Another may strike here, and then `worker_gone` calls this again; so
+        the rest is done by a thread at which nothing is thrown."""
+        _timer.call_later(0, functools.partial(self._worker_died, worker, exc))
+
+    def _worker_died(self, worker: Worker, exc: BaseException) -> None:
+        """Hand on its task, keep the width. Called by the timer thread."""
+        with self.lock:
+            if worker not in self.workers and worker not in self.abandoned:
                 return
-            worker.abandoned = True
-            worker.task = None
-            self.workers.discard(worker)
-            self.abandoned.add(worker)
-            self._counts["abandoned"] += 1
-            outcome = task.timed_out_outcome()
-            self._replace(lambda: task.settle(outcome))
+            self._hand_on(worker, exc)
+            self._forget(worker)
+            self.respawned += 1
+            replaced = self._succeed(worker)
+            if worker.abandoned:
+                self._refill()
+            # Before anybody can hear that it has left: who has left the pool has been told.
+            self.events.put(
+                logging.ERROR, f"a worker of pool {self.prefix} died of {exc!r} and was replaced",
+                Event("respawned", self.prefix, worker=worker.thread.name, error=exc),
+            )  # fmt: skip
             self._gone.notify_all()
-        logger.warning(
-            "threadsafe-timeout: task %s was given up after %.1f s; its thread %s is stuck here and was replaced:\n%s",
-            task.name, task.elapsed(), worker.thread.name, stack,
-            extra={"event": "abandoned", "task": task.name, "pool": self.prefix},
-        )  # fmt: skip
+        self.events.tell()
+        if not replaced:
+            settle_all(self)
+            if not self.workers:
+                for other in self._drain():
+                    fail_pending(other, RuntimeError("the pool has lost its threads and could not start another"))
 
-    def _replace(self, settle: Callable[[], object]) -> None:
-        """Fill the slot of an abandoned worker; the newcomer settles its task first. The caller holds `lock`.
+    def _hand_on(self, worker: Worker, exc: BaseException) -> None:
+        """What becomes of the task that a worker died with. The caller holds `lock`."""
+        task = worker.task
+        if task is None:
+            return
+        if worker not in self.settling:
+            if not task._claimed and not task.begun():
+                self.tasks.appendleft(task)  # its successor begins it
+                return
+            if not task.owned():
+                return  # who has given it up settles it
+        self._owe(task, Outcome(error=exc))
 
-        The settling is the newcomer's because it may take an fsync, which the timer thread has no time for.
-        """
-        exhausted = self.abandoned_alive() > self.max_abandoned
-        pending = self._drain() if exhausted and not self.workers else []
+    def _owe(self, task: TaskFuture, outcome: Outcome) -> None:
+        """Have a claimed task settled by a worker that finds the time. The caller holds `lock`."""
+        task.owe(outcome)
+        self.owed.append(task)
+
+    def _succeed(self, worker: Worker) -> bool:
+        """Start who takes the place of a worker that died; False if there is no thread to be had. The caller holds
+        `lock`."""
+        first = settle_owed if self.owed and not self.settling else None
         try:
-            # Past the bound the newcomer still settles, as a member of the crew so that join() waits for it.
-            self._start_worker(settle, retire=exhausted)
+            if (self.tasks and not self.workers) or not (worker.abandoned or worker.retire or self.closed):
+                self._start_worker(first)
+            elif first is not None:
+                self._start_worker(first, retire=True)
         except RuntimeError:
-            settle()  # no thread to be had: late deadlines are better than a future that never resolves
-        error = PoolExhausted(self.prefix, self.abandoned_alive(), self.max_abandoned)
-        for task in pending:
-            fail_pending(task, error)
+            return False
+        return True
 
-    def late(self, task: Task, outcome: Outcome) -> None:
+    def abandon(self, task: TaskFuture) -> None:
+        """Give up on the thread that runs `task`: fail the task, refill the slot. Called by the timer thread."""
+        event, outcome = task.event("abandoned"), task.timed_out_outcome()
+        call, scope, worker = task._call, task._scope, self.worker_of(task)
+        if worker is None or not task.claim():
+            return
+        if call is not None and scope is not None:
+            _scope.fence(scope, call[0])
+        with self.lock:
+            if worker in self.workers:  # else it has ended just now, too late, and is gone
+                self.workers.discard(worker)
+                self.abandoned.add(worker)
+            worker.abandoned = True
+            worker.stuck_in, worker.stuck_scope = event, scope
+            self.given_up += 1
+            worker.hand.clear()
+            self._owe(task, outcome)
+            exhausted = self.abandoned_alive() > self.max_abandoned
+            # Put before anybody can hear of the outcome: who has left the pool has been told.
+            self.events.put(
+                logging.WARNING,
+                f"task {describe(event.task or '', event.key)} was given up after {event.elapsed:.1f} s; its thread "
+                f"{event.worker} is stuck here and was replaced:\n{event.stack}", event,
+            )  # fmt: skip
+            if exhausted:
+                error = self.exhausted_error()
+                self.events.put(logging.ERROR, str(error), Event("exhausted", self.prefix, error=error))
+            settled = self._replace(exhausted or len(self.workers) >= self.width)
+            self._gone.notify_all()
+        if not settled:
+            settle_all(self)  # no thread to be had: late deadlines are better than a future that never resolves
+        self.events.tell()
+        if exhausted and self.on_exhausted == "exit":
+            _exit.leave(self)
+
+    def _replace(self, exhausted: bool) -> bool:
+        """Fill the slot of an abandoned worker; False if there is no thread to be had. The caller holds `lock`.
+
+        The newcomer first settles what is owed: it may take an fsync, which the timer thread has no time for. Past the
+        bound it does only that, as a member of the crew so that join() waits for it.
+        """
+        if exhausted and not self.workers:
+            error = self.exhausted_error()
+            for task in self._drain():
+                if task.claim(PENDING):
+                    self._owe(task, Outcome(error=error))
+                else:
+                    pass_over(task)
+        try:
+            self._start_worker(settle_owed, retire=exhausted)
+        except RuntimeError:
+            return False
+        return True
+
+    def settle_soon(self, task: TaskFuture, outcome: Outcome) -> None:
+        """Settle a task that the caller has claimed, in a thread that has the time."""
+        with self.lock:
+            self._owe(task, outcome)
+            if self.settling:
+                return
+            try:
+                self._start_worker(settle_owed, retire=True)
+                return
+            except RuntimeError:
+                pass
+        settle_all(self)
+
+    def late(self, worker: Worker, task: TaskFuture, outcome: Outcome) -> None:
         """The task of an abandoned worker ended after all."""
-        self.count("late")
-        logger.warning(
-            "threadsafe-timeout: abandoned task %s ended after all, with %s; its outcome was already reported as a "
-            "timeout, so this one is not counted", task.name,
-            "a result" if outcome.error is None else type(outcome.error).__name__,
-            extra={"event": "late", "task": task.name, "pool": self.prefix},
+        with self.lock:
+            self.late_outcomes += 1
+        what = "a result" if outcome.error is None else type(outcome.error).__name__
+        stuck_in = worker.stuck_in
+        key = stuck_in.key if stuck_in is not None else None
+        name = task._task_name()
+        self.events.put(
+            logging.WARNING,
+            f"abandoned task {describe(name, key)} ended after all, with {what}; its outcome was already reported as a "
+            "timeout, so this one is not counted",
+            Event("late", self.prefix, name, key, worker.thread.name, task.elapsed(), outcome=outcome),
         )  # fmt: skip
+        self.events.tell_here()
 
     def abandoned_alive(self) -> int:
         return sum(1 for worker in list(self.abandoned) if worker.thread.is_alive())
 
     # The end
 
-    def close(self, *, cancel_pending: bool = False) -> None:
+    def close(self, *, cancel_pending: bool = False, by_exit: bool = False) -> None:
         with self.lock:
-            self.closed = True
+            self.closed, self.open = True, False
+            self.shut_down = self.shut_down or not by_exit
             pending = self._drain() if cancel_pending else []
-            while self.idle:
-                self.idle.pop().wake.release()
+            for worker in self.idle:
+                if worker.wake.locked():
+                    worker.wake.release()
         for task in pending:
             cancelled_while_pending(task)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every worker that was not abandoned has gone home; False if `timeout` (seconds) passed first."""
         until = None if timeout is None else _clock.monotonic() + timeout
-        registration = _scope.on_cancel(self._wake)
         mine = threading.current_thread()
+        with self.lock:
+            if any(worker.thread is mine for worker in self.workers):
+                raise RuntimeError("cannot join current thread")
+            threads = [worker.thread for worker in self.workers]
+        registration = _scope.on_cancel(self._wake)
         try:
-            with self._gone:
-                if any(worker.thread is mine for worker in self.workers):
-                    raise RuntimeError("cannot join current thread")
-                threads = [worker.thread for worker in self.workers]
-                while self.workers:
-                    _scope.raise_if_cancelled()
-                    left = None if until is None else until - _clock.monotonic()
-                    if left is not None and left <= 0:
-                        return False
-                    self._gone.wait(left)
-                stuck = {worker.thread for worker in self.abandoned}
+            while self.workers:
+                _scope.raise_if_cancelled()  # without the lock: a scope that expires has callbacks, which take locks
+                if not self._await_leaver(until):
+                    return False
         finally:
             registration.unregister()
+        with self.lock:
+            stuck = {worker.thread for worker in self.abandoned}
         for thread in threads:
-            if thread not in stuck:
+            if thread not in stuck and thread.is_alive():
                 thread.join()  # it has left the loop: this is a moment
+        self.events.flush(_TELLING)
+        return True
+
+    def _await_leaver(self, until: float | None) -> bool:
+        """Wait until all workers have left or this thread's scope is cancelled; False if the time is up."""
+        with self.lock:
+            while self.workers and not _scope.cancel_pending():
+                left = None if until is None else until - _clock.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._gone.wait(left)
         return True
 
     def _wake(self) -> None:
-        with self._gone:
+        with self.lock:
             self._gone.notify_all()
 
-    def running(self) -> list[Task]:
+    def wait_settled(self, until: float) -> None:
+        """Wait (to that instant at most) until nothing is owed."""
         with self.lock:
-            return [worker.task for worker in self.workers if worker.task is not None]
+            while (self.owed or self.settling) and (left := until - _clock.monotonic()) > 0:
+                self._gone.wait(left)
 
-    def count(self, what: str) -> None:
+    def worker_of(self, task: TaskFuture) -> Worker | None:
+        """The worker that has this task in its hand."""
         with self.lock:
-            self._counts[what] += 1
+            return next((worker for worker in self.workers if worker.task is task), None)
+
+    def running(self) -> list[TaskFuture]:
+        with self.lock:
+            return [task for worker in self.workers if (task := worker.task) is not None]
+
+    def unfinished(self) -> list[TaskFuture]:
+        with self.lock:
+            return [*self.running(), *self.tasks]
 
     def stats(self) -> dict[str, int]:
         with self.lock:
-            counts = self._counts
             return {
                 "workers": len(self.workers),
                 "idle": len(self.idle),
                 "pending": len(self.tasks),
-                "submitted": counts["submitted"],
-                "completed": counts["completed"],
-                "failed": counts["failed"],
-                "abandoned": counts["abandoned"],
+                "submitted": self.submitted,
+                "completed": self.completed + sum(worker.completed for worker in self.workers),
+                "failed": self.failed + sum(worker.failed for worker in self.workers),
+                "abandoned": self.given_up,
                 "abandoned_alive": self.abandoned_alive(),
-                "late": counts["late"],
-                "respawned": counts["respawned"],
+                "late": self.late_outcomes,
+                "respawned": self.respawned,
             }
 
-
-def _shut_down_all() -> None:
-    """At interpreter exit: wait for healthy tasks, as ever; give up on the overdue ones, and say so."""
-    global _exiting
-    _exiting = True
-    crews = list(_crews)
-    for crew in crews:
-        crew.close()
-    for crew in crews:
-        for task in crew.running():
-            if task.overdue:
-                crew.abandon(task)
-    for crew in crews:
-        crew.join()
-    # A daemon thread that holds a standard stream's buffer when the interpreter goes down aborts it.
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:  # closed, or a broken pipe: the interpreter says so itself
-            pass
+    def after_fork_in_child(self) -> None:
+        """None of the threads lives on, and what they were doing is the parent's."""
+        self._make_locks()
+        self.events = Events(self.prefix)
+        self.workers.clear()
+        self.starting.clear()
+        self.settling.clear()
+        self.idle.clear()
+        self.tasks.clear()
+        self.owed.clear()
+        self.abandoned.clear()
+        self.woken = None
 
 
-# The hook that the standard pools use: atexit proper runs only after all non-daemon threads were joined.
-threading._register_atexit(_shut_down_all)  # type: ignore[attr-defined]  # not in typeshed; there since 3.9
+def _drawn(source: deque[TaskFuture]) -> Iterator[TaskFuture]:
+    """Its tasks, taken from it one by one. With `extend` and `islice` around it, all of it runs in C."""
+    return iter(source.popleft, None)  # which never comes
+
+
+def settle_owed(worker: Worker) -> None:
+    """What a worker that was started for it does first."""
+    crew, hand = worker.crew, worker.hand
+    while True:
+        with crew.lock:
+            if not crew.owed:
+                crew.settling.discard(worker)
+                crew._gone.notify_all()
+                return
+            hand.extend(islice(_drawn(crew.owed), 1))
+        hand[0].settle_owed()
+        hand.clear()
+
+
+def settle_all(crew: Crew) -> None:
+    """The same, without a worker."""
+    while True:
+        with crew.lock:
+            if not crew.owed:
+                return
+            task = crew.owed.popleft()
+        task.settle_owed()

@@ -29,7 +29,7 @@ class MockClock:
 
     def __init__(self, *, rate: float = 0.0, autojump: float | None = None) -> None:
         self._real: Clock = SystemClock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: an interrupt that looks for its moment in here asks for the time
         self._base_real = self._real.monotonic()  # guarded by _lock, as are the next five
         self._base = self._base_real
         self._wall = self._real.time() - self._base

@@ -65,6 +65,7 @@ def _slow_down(owner: Any, name: str, chance: random.Random, pause: float) -> Ca
         finally:
             _pause(chance, pause)
 
+    setattr(owner, name, slow)
     return lambda: setattr(owner, name, function)
 
 

@@ -1,0 +1,18 @@
+"""`multiprocessing.pool.ThreadPool` becomes the pool that heals, wherever it was imported to; and with it
+`multiprocessing.dummy.Pool`, which looks it up whenever it is called."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from threadsafe_timeout._install import Patching
+
+__all__ = ["MODULES", "apply"]
+
+MODULES = ("multiprocessing.pool",)
+
+
+def apply(module: ModuleType, patching: Patching) -> None:
+    from threadsafe_timeout._thread_pool import ThreadPool
+
+    patching.replace(module, "ThreadPool", ThreadPool)

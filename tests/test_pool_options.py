@@ -1,0 +1,306 @@
+"""What one task may be given: a deadline, a token; and what its submitter's waits mean when he leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+
+import pytest
+
+from threadsafe_timeout import (
+    Cancelled,
+    CancelScope,
+    CancelSource,
+    DeadlineExceeded,
+    ThreadPoolExecutor,
+    current_deadline,
+    move_on_after,
+    shield,
+    sleep,
+)
+
+GRACE = 0.05
+LONG = 30
+
+
+@pytest.fixture
+def gate():
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def stuck(gate, begun=None):
+    if begun is not None:
+        begun.set()
+    gate.wait(LONG)
+    return "late"
+
+
+# A deadline
+
+
+def test_a_deadline_bounds_a_running_task():
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
+        future = pool.with_options(deadline=time.monotonic() + 0.05).submit(sleep, LONG)
+        assert isinstance(future.exception(10), DeadlineExceeded)
+
+
+def test_the_earlier_of_deadline_and_timeout_holds():
+    now = time.monotonic()
+    with ThreadPoolExecutor(1, task_timeout=50) as pool:
+        assert pool.with_options(deadline=now + 1000).submit(current_deadline).result(10) <= time.monotonic() + 50
+        assert pool.with_options(deadline=now + 20).submit(current_deadline).result(10) == pytest.approx(now + 20)
+
+
+def test_a_task_whose_deadline_passes_while_it_is_pending_fails_and_never_runs(gate):
+    ran = []
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stuck, gate)
+        options = pool.with_options(deadline=time.monotonic() + 0.05, name="pending one")
+        future = options.submit(ran.append, 1)
+        with pytest.raises(DeadlineExceeded, match=r"pending one.*never started"):
+            future.result(10)
+        assert future.cancel() is False
+        gate.set()
+        assert pool.submit(int).result(10) == 0
+    assert ran == []
+
+
+def test_a_pending_task_that_expires_is_settled_too(gate):
+    settled = []
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stuck, gate)
+        options = pool.with_options(deadline=time.monotonic() + 0.02, settle=settled.append)
+        futures = [options.submit(int) for _ in range(20)]
+        done, pending = concurrent.futures.wait(futures, 10)
+        assert not pending
+        assert len(done) == len(settled) == 20
+        gate.set()
+
+
+def test_a_deadline_must_be_a_number():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="deadline"):
+        pool.with_options(deadline=float("nan"))
+
+
+# A token
+
+
+def test_a_token_cancels_a_running_task_and_keeps_a_pending_one_from_running():
+    source, begun, ran = CancelSource(), threading.Event(), []
+
+    def task():
+        begun.set()
+        sleep(LONG)
+
+    with ThreadPoolExecutor(1, grace=5) as pool:
+        submit = pool.with_options(token=source.token).submit
+        running, pending = submit(task), submit(ran.append, 1)
+        assert begun.wait(10)
+        source.cancel("enough")
+        with pytest.raises(DeadlineExceeded, match="enough"):
+            running.result(10)
+        assert pending.cancelled()
+        assert concurrent.futures.wait([pending], 10).not_done == set()
+        late = submit(ran.append, 2)
+        assert late.cancelled()
+    assert ran == []
+
+
+def test_a_token_that_outlives_its_tasks_forgets_them():
+    source = CancelSource()
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.with_options(token=source.token).submit(int) for _ in range(50)]:
+            future.result(10)
+    assert not source.token._registrations
+
+
+# Waits that expire
+
+
+def leave_by(wait, gate, submit=lambda pool, gate: pool.submit(stuck, gate)):
+    """Leave a pool by what `wait(futures)` raises; the exceptions its tasks ended with."""
+    with pytest.raises(ZeroDivisionError), ThreadPoolExecutor(2, grace=GRACE) as pool:
+        futures = [submit(pool, gate) for _ in range(3)]
+        wait(futures)
+        raise ZeroDivisionError
+    return futures
+
+
+def expired_as_completed(futures):
+    with pytest.raises(TimeoutError):
+        list(concurrent.futures.as_completed(futures, timeout=0.02))
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda futures: concurrent.futures.wait(futures, timeout=0.02),
+        lambda futures: concurrent.futures.wait(futures, timeout=0.02, return_when="FIRST_COMPLETED"),
+        expired_as_completed,
+    ],
+)
+def test_left_by_an_exception_a_pool_cancels_the_tasks_that_were_waited_for_in_vain(gate, wait):
+    running, second, pending = leave_by(wait, gate)
+    assert isinstance(running.exception(0), DeadlineExceeded)
+    assert isinstance(second.exception(0), DeadlineExceeded)
+    assert pending.cancelled()
+
+
+def test_left_by_the_timeout_of_map_it_cancels_all_that_map_had_submitted(gate):
+    with pytest.raises(TimeoutError), ThreadPoolExecutor(2, grace=GRACE) as pool:
+        list(pool.map(stuck, [gate] * 5, timeout=0.05))
+    stats = pool.stats()
+    assert stats["abandoned"] == 2
+    assert stats["completed"] == 0
+
+
+def test_a_wait_that_ended_as_it_should_cancels_nothing(gate):
+    release = threading.Timer(0.3, gate.set)
+    release.start()
+
+    def first_only(futures):
+        quick = [*futures, done]
+        assert concurrent.futures.wait(quick, 10, return_when="FIRST_COMPLETED").done == {done}
+        for future in concurrent.futures.as_completed(quick, timeout=10):
+            assert future is done
+            break
+
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+    done.set_result(None)
+    futures = leave_by(first_only, gate)
+    assert [future.result(0) for future in futures] == ["late"] * 3
+    release.join()
+
+
+def test_the_block_is_left_one_grace_after_the_wait():
+    """The ladder's last rung comes a grace earlier for who has waited long enough."""
+    gate, grace = threading.Event(), 1.0
+    began = time.monotonic()
+    with pytest.raises(TimeoutError), ThreadPoolExecutor(1, grace=grace) as pool:
+        pool.submit(stuck, gate).result(timeout=0.05)
+    assert time.monotonic() - began < 2 * grace - 0.1
+    gate.set()
+
+
+# Scopes around
+
+
+def test_submit_is_a_cooperative_point():
+    with ThreadPoolExecutor(1) as pool:
+        with move_on_after(LONG) as scope:
+            scope.cancel()
+            pool.submit(int)
+            pytest.fail("submit did not raise")
+        assert scope.cancelled_caught
+        assert pool.submit(int).result(10) == 0
+
+
+def test_a_task_whose_submitter_is_cancelled_before_it_begins_does_not_begin(gate):
+    ran = []
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
+        first = pool.submit(stuck, gate)
+        with CancelScope() as scope:
+            second = pool.submit(ran.append, 1)
+            scope.cancel()
+        gate.set()
+        assert first.result(10) == "late"
+        assert isinstance(second.exception(10), DeadlineExceeded)
+    assert ran == []
+
+
+def test_an_abandoned_thread_is_fenced_and_so_is_what_it_started(gate):
+    """Shielded or not, in its own thread, in pools it made before and after, three deep."""
+    seen = []
+    over = threading.Event()
+
+    def attempt(name, call):
+        try:
+            call()
+        except Cancelled:
+            seen.append(name)
+
+    def outer():
+        inner = ThreadPoolExecutor(1, grace=GRACE)
+        deepest = ThreadPoolExecutor(1, grace=GRACE)
+        with shield(LONG):
+            gate.wait(LONG)  # is abandoned here
+            attempt("sleep in a shield", lambda: sleep(LONG))
+        attempt("sleep", lambda: sleep(LONG))
+        with shield(LONG):
+            attempt("sleep in a new shield", lambda: sleep(LONG))
+            attempt("submit in a new shield", lambda: inner.submit(int))
+        attempt("submit", lambda: inner.submit(deepest.submit, int))
+        inner.shutdown(wait=False)
+        deepest.shutdown(wait=False)
+        over.set()
+
+    with ThreadPoolExecutor(1, task_timeout=0.03, grace=GRACE) as pool:
+        future = pool.submit(outer)
+        assert isinstance(future.exception(10), DeadlineExceeded)
+        gate.set()
+        assert over.wait(10)
+    assert seen == [
+        "sleep in a shield", "sleep", "sleep in a new shield", "submit in a new shield", "submit",
+    ]  # fmt: skip
+    assert pool.stats()["completed"] == 0
+
+
+def test_a_pool_left_behind_by_a_timeout_holds_nothing_up(gate):
+    """Its tasks inherit the outer deadline; it is never shut down, and the outer pool ends."""
+    inner, pools = [], []
+
+    def task():
+        pool = ThreadPoolExecutor(2, grace=GRACE)
+        pools.append(pool)
+        inner.extend(pool.submit(stuck, gate) for _ in range(3))
+        inner[0].result()
+
+    with ThreadPoolExecutor(1, task_timeout=0.05, grace=GRACE) as pool:
+        assert isinstance(pool.submit(task).exception(10), DeadlineExceeded)
+        for future in inner:
+            assert isinstance(future.exception(10), DeadlineExceeded)
+    gate.set()
+    pools[0].shutdown()
+
+
+# asyncio
+
+
+def test_asyncio_runs_in_it(gate):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(2, task_timeout=0.05, grace=GRACE) as pool:
+            assert await loop.run_in_executor(pool, int, "7") == 7
+            with pytest.raises(DeadlineExceeded):
+                await loop.run_in_executor(pool, stuck, gate)
+        gate.set()
+        default = ThreadPoolExecutor(2)
+        loop.set_default_executor(default)
+        assert await asyncio.to_thread(lambda: threading.current_thread().name) in {
+            thread.name for thread in default._threads
+        }
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_asyncio_wait_cancels_the_task():
+    begun = threading.Event()
+
+    def task():
+        begun.set()
+        sleep(LONG)
+
+    async def main(pool):
+        future = asyncio.get_running_loop().run_in_executor(pool, task)
+        await asyncio.to_thread(begun.wait, 10)
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+
+    with ThreadPoolExecutor(1, grace=5) as pool:
+        asyncio.run(main(pool))
+    assert pool.stats()["failed"] == 1

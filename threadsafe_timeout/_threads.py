@@ -1,0 +1,92 @@
+"""A daemon thread whose beginning and end are noticed, whatever is thrown at it.
+
+Other libraries' `PyThreadState_SetAsyncExc` names a thread by its ident, and the system gives the ident of a thread
+that has ended to the next one. So what is thrown too late may strike a thread that has not run a line of its own, in
+the standard library's code. A standard thread that is struck there leaves who started it waiting for ever.
+
+Not guaranteed: what strikes in the Python code of `threading.Condition` or `Event` leaves their locks held.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["DaemonThread"]
+
+
+class _Begun(threading.Event):
+    """A thread's "I am here", which who starts it waits for; in C, where the standard one is made of Python code."""
+
+    def __init__(self) -> None:
+        self._said = False
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def is_set(self) -> bool:
+        return self._said
+
+    def set(self) -> None:
+        self._said = True
+        self.open()
+
+    def open(self) -> None:
+        """Let go who waits. A thread that never said it is, for `is_alive` and `join`, one that was not started."""
+        if self._gate.locked():
+            self._gate.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        begun = self._gate.acquire(timeout=-1 if timeout is None else timeout)
+        if begun:
+            self._gate.release()
+        return begun
+
+    def _at_fork_reinit(self) -> None:
+        pass  # one that has begun is done with it, and one that has not is not there in a child
+
+
+class _Last:
+    """What a thread lets go of last of all."""
+
+    __slots__ = ("_begun", "_gone", "_thread")
+
+    def __init__(self, thread: DaemonThread, begun: _Begun, gone: Callable[[], object]) -> None:
+        self._thread = weakref.ref(thread)
+        self._begun = begun
+        self._gone = gone
+
+    def __del__(self) -> None:
+        self._begun.open()
+        thread = self._thread()
+        if thread is not None and thread._starter != threading.get_ident():  # else it was not to be had
+            # Where it stays listed for ever if it was struck before it had moved on.
+            threading._limbo.pop(thread, None)  # type: ignore[attr-defined]
+        self._gone()
+
+
+class DaemonThread(threading.Thread):
+    """A daemon that runs `target`. When it has ended, or could not be started, it calls `gone`, at least once: it must
+    be quick and not mind being called again, or being cut short by something thrown at this thread."""
+
+    # What is replaced of the standard class is private, and has been the same since 3.0.
+
+    def __init__(self, target: Callable[[], object], name: str, gone: Callable[[], object] = lambda: None) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+        self._started = _Begun()
+        # More than one: what strikes in a finaliser is swallowed, and the rest of it with that.
+        self._last: Any = [_Last(self, self._started, gone) for _ in range(4)]
+
+    @property
+    def _bootstrap(self) -> Callable[[], object]:
+        """What `start` has the new thread call. The interpreter lets go of it, in C, when the thread has ended;
+        arguments and attributes of a thread stay if something strikes before its `run`."""
+        begin = functools.partial(super()._bootstrap)  # type: ignore[misc]  # not in typeshed
+        begin.__dict__["last"], self._last = self._last, None
+        return begin
+
+    def start(self) -> None:
+        self._starter = threading.get_ident()
+        super().start()
