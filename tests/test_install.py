@@ -67,48 +67,6 @@ def test_the_pool_is_replaced_in_every_order_and_given_back(order, tmp_path):
     assert out == "ok\n"
 
 
-HTTP_NAMES = """
-    import importlib
-    def snapshot():
-        found = {}
-        for name in ("httpcore", "httpcore2"):
-            try:
-                sync = importlib.import_module(name + "._backends.sync")
-                synchronization = importlib.import_module(name + "._synchronization")
-            except ImportError:
-                continue
-            for owner in (sync.SyncStream, sync.TLSinTLSStream, sync.SyncBackend, synchronization.Event):
-                found[name, owner.__name__] = dict(vars(owner))
-        import openai._base_client as base
-        found["openai"] = dict(vars(base.SyncAPIClient))
-        return found
-"""
-
-
-def test_uninstall_gives_back_identical_objects(tmp_path):
-    pytest.importorskip("openai")
-    out = run_python(
-        HTTP_NAMES
-        + """
-    import threadsafe_timeout as t
-    before = snapshot()
-    for _ in range(3):
-        t.install()
-        # by identity: wrapt's wrappers are equal to what they wrap
-        assert all(any(now[n] is not names[n] for n in names) for now, names in zip(snapshot().values(), before.values()))
-        t.uninstall()
-        after = snapshot()
-        for owner, names in before.items():
-            assert after[owner].keys() == names.keys(), owner
-            for name in names:
-                assert after[owner][name] is names[name], (owner, name)
-    print("ok")
-    """,
-        cwd=tmp_path,
-    )
-    assert out == "ok\n"
-
-
 def test_openai_imported_after_install_is_patched(tmp_path):
     pytest.importorskip("openai")
     out = run_python(
@@ -167,11 +125,11 @@ def test_patches_can_be_left_out():
     import time
 
     real = time.sleep
-    with patched(patches="-blocking"):
+    with patched(patches="-time"):
         assert time.sleep is real
-    with patched(patches="blocking"):
+    with patched(patches="time"):
         assert time.sleep is not real
-        assert _install.installed().patches.keys() == {"blocking"}
+        assert _install.installed().patches.keys() == {"time"}
 
 
 def test_the_core_imports_light(tmp_path):

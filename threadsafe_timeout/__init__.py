@@ -31,7 +31,9 @@ from threadsafe_timeout._scope import (
 )
 
 if TYPE_CHECKING:
+    from threadsafe_timeout._events import Event
     from threadsafe_timeout._guard import guard_interactive, guarded
+    from threadsafe_timeout._health import PoolHealth, WorkerHealth
     from threadsafe_timeout._install import install, patched, uninstall
     from threadsafe_timeout._pool import ThreadPoolExecutor
     from threadsafe_timeout._settings import Settings
@@ -46,13 +48,16 @@ __all__ = [
     "Cancelled",
     "CheckpointWriter",
     "DeadlineExceeded",
+    "Event",
     "MissingExtraError",
     "Outcome",
     "PoolExhausted",
+    "PoolHealth",
     "SettingError",
     "Settings",
     "ThreadPoolExecutor",
     "ThreadsafeTimeoutError",
+    "WorkerHealth",
     "check_cancelled",
     "checkpointed",
     "current_deadline",
@@ -76,9 +81,12 @@ _LAZY = {
     "CancelSource": "_tokens",
     "CancelToken": "_tokens",
     "CheckpointWriter": "checkpoint",
+    "Event": "_events",
     "Outcome": "_task",
+    "PoolHealth": "_health",
     "Settings": "_settings",
     "ThreadPoolExecutor": "_pool",
+    "WorkerHealth": "_health",
     "checkpointed": "checkpoint",
     "guard_interactive": "_guard",
     "guarded": "_guard",

@@ -4,9 +4,13 @@ A patch is a module, named in the entry-point group `threadsafe_timeout.patches`
 
     MODULES: tuple of module names it patches, each as soon as it is imported (or at once if it was already)
     apply(module, patching): patches that module through `patching.wrap` and `patching.replace`
+    SUPPORTED (optional): versions by distribution, such as {"httpcore": ">=1.0,<2"}; outside of them its modules are
+        left as they are, and the log says so (a distribution is taken to be named like its top-level module)
     CLASSES (optional): names of classes that make a program's own `__main__` one of these modules
+    OPT_IN (optional): True for a patch that is applied only if it is named
 
-so that anybody can ship a patch for his own runner. Undoing gives back the identical objects.
+so that anybody can ship a patch for his own runner. Undoing gives back the identical objects. A patch that cannot be
+loaded or applied is undone as far as it got, and left out; the program and the other patches go on.
 """
 
 from __future__ import annotations
@@ -16,16 +20,19 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _settings
 from threadsafe_timeout._errors import SettingError
+from threadsafe_timeout._transparent import transparent
+from threadsafe_timeout._versions import in_range
 
-__all__ = ["Patching", "install", "installed", "patched", "uninstall"]
+__all__ = ["Patching", "Problem", "install", "installed", "known_patches", "patched", "rebind", "uninstall"]
 
 GROUP = "threadsafe_timeout.patches"
 logger = logging.getLogger("threadsafe_timeout")
@@ -34,14 +41,25 @@ _active: Patching | None = None  # guarded by _lock
 _hooked: set[str] = set()  # modules with a post-import hook, which cannot be taken back; guarded by _lock
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a patch was not applied: `out of range` or `failed`, and what is to be known about it."""
+
+    kind: str
+    detail: str
+
+
 class Patching:
     """The patches in force, and how to undo them."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
-        self.applied: set[tuple[str, str]] = set()  # (patch, module)
-        self.problems: dict[str, str] = {}  # patch -> why it could not be applied
+        self.applied: set[tuple[str, str]] = set()  # (patch, module), those with problems as well
+        self.problems: dict[tuple[str, str], Problem] = {}  # by patch and module; "": the patch itself
         self.patches: dict[str, ModuleType] = {}
+        self.in_place = False  # what was imported before install() is patched
+        self.replaced: list[tuple[str, Any, Any]] = []  # dotted name, what was there, what is: for `doctor`
+        self._renamed: list[tuple[Any, Any]] = []  # what was there, what is: for the next `rebind`
 
     def wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
         """Put `wrapper(original, *args, **kwargs)` around the method or function `owner.name`."""
@@ -55,62 +73,150 @@ class Patching:
         """Like `wrap`, for a wrapper in wrapt's own form: `wrapper(wrapped, instance, args, kwargs)`."""
         import wrapt
 
-        handle = wrapt.wrap_object(owner, name, kind or wrapt.FunctionWrapper, (wrapper,))
-        self._undo.append(lambda: wrapt.unwrap_object(owner, name, handle))
+        undone = False
+
+        @transparent
+        def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return wrapped(*args, **kwargs) if undone else wrapper(wrapped, instance, args, kwargs)
+
+        def undo() -> None:
+            nonlocal undone
+            undone = True
+            # Somebody may have put a wrapper of his own on top: then this one stays below it, and does nothing.
+            with contextlib.suppress(wrapt.WrapperNotFoundError):
+                wrapt.unwrap_object(owner, name, handle)
+
+        handle = wrapt.wrap_object(owner, name, kind or wrapt.FunctionWrapper, (call,))
+        self._undo.append(undo)
 
     def replace(self, module: ModuleType, name: str, new: Any) -> None:
-        """Put `new` where `module.name` is, in that module and wherever else it was imported to."""
+        """Put `new` where `module.name` is, in that module and, when the patches are in place, wherever else it was
+        imported to."""
         old = getattr(module, name)
         module.__dict__[name] = new
-        _rebind(old, new)
-        self._undo.append(lambda: _rebind(new, old))
+        self._renamed.append((old, new))
+        self.replaced.append((f"{module.__name__}.{name}", old, new))
+        self._undo.append(lambda: self._renamed.append((new, old)))
+
+    def rebind(self) -> None:
+        """See to the names that modules had imported. One walk for all of them: it takes a hundredth of a second for
+        each thousand modules."""
+        now: dict[int, tuple[Any, Any]] = {}
+        for old, new in self._renamed:
+            for key, (first, last) in now.items():
+                if last is old:
+                    now[key] = first, new
+            now[id(old)] = old, new
+        self._renamed.clear()
+        if now:
+            rebind(now, _is_ours)
 
     def on_uninstall(self, undo: Callable[[], object]) -> None:
         self._undo.append(undo)
 
-    def undo(self) -> None:
-        while self._undo:
+    def undo(self, keep: int = 0) -> None:
+        """Undo what was done, the last first, but for the first `keep` steps."""
+        while len(self._undo) > keep:
             try:
                 self._undo.pop()()
             except Exception:
                 logger.exception("threadsafe-timeout: a patch could not be undone; it stays, inert outside scopes")
+
+    def load(self, entry: EntryPoint, named: Set[str]) -> None:
+        """Take in a patch; one that is opt-in only if it is one of the `named`."""
+        try:
+            patch = entry.load()
+        except Exception as exc:
+            self._failed(entry.name, "", exc)
+            return
+        if entry.name in named or not getattr(patch, "OPT_IN", False):
+            self.patches[entry.name] = patch
 
     def imported(self, module: ModuleType, name: str) -> None:
         """Apply every patch that wants the module `name`."""
         for patch_name, patch in self.patches.items():
             if name in patch.MODULES and (patch_name, name) not in self.applied:
                 self.applied.add((patch_name, name))
-                try:
-                    patch.apply(module, self)
-                except Exception as exc:
-                    self.problems[f"{patch_name}: {name}"] = f"{type(exc).__name__}: {exc}"
-                    logger.warning(
-                        "threadsafe-timeout: patch %s could not be applied to %s (%s: %s); it is left as it was",
-                        patch_name, name, type(exc).__name__, exc,
-                    )  # fmt: skip
+                self._apply(patch_name, patch, module, name)
+
+    def _apply(self, patch_name: str, patch: ModuleType, module: ModuleType, name: str) -> None:
+        problem = _out_of_range(patch, name)
+        if problem is not None:
+            told = any(patch_name == other for other, _ in self.problems)
+            self.problems[patch_name, name] = Problem("out of range", problem)
+            if not told:
+                logger.warning(
+                    "threadsafe-timeout: patch %s is not applied: %s. What it covers has no deadlines; install a "
+                    "version in that range, or leave the patch out with patches=-%s", patch_name, problem, patch_name,
+                    extra={"event": "patch", "patch": patch_name},
+                )  # fmt: skip
+            return
+        done, replaced = len(self._undo), len(self.replaced)
+        try:
+            patch.apply(module, self)
+        except Exception as exc:
+            self.undo(keep=done)
+            del self.replaced[replaced:]
+            self._failed(patch_name, name, exc)
+
+    def _failed(self, patch_name: str, name: str, exc: Exception) -> None:
+        self.problems[patch_name, name] = Problem("failed", f"{type(exc).__name__}: {exc}")
+        logger.warning(
+            "threadsafe-timeout: patch %s could not be %s (%s: %s); it is left as it was",
+            patch_name, f"applied to {name}" if name else "loaded", type(exc).__name__, exc,
+            extra={"event": "patch", "patch": patch_name},
+        )  # fmt: skip
 
 
-def _rebind(old: Any, new: Any) -> None:
-    """Replace `old` by `new` in the namespace of every module that imported it by name."""
+def _out_of_range(patch: ModuleType, name: str) -> str | None:
+    """What is wrong with the installed version of what the module `name` belongs to, if the patch says so."""
+    for distribution, versions in getattr(patch, "SUPPORTED", {}).items():
+        if name.partition(".")[0] == distribution.replace("-", "_"):
+            try:
+                found = version(distribution)
+            except PackageNotFoundError:
+                return None  # a copy in somebody's tree: nobody says which one
+            if not in_range(found, versions):
+                return f"{distribution} {found} is installed, and it is made for {versions}"
+    return None
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in {"threadsafe_timeout", "threadsafe_timeout_patches"}
+
+
+def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> None:
+    """In the namespace of every module but those `spared` put what is now (by the id of what was, with what was) where
+    something else was imported by name."""
+    was = frozenset(now)
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in {"threadsafe_timeout", "threadsafe_timeout_patches"}:
+        if spared(name):
             continue
         namespace = getattr(module, "__dict__", None)
         if not isinstance(namespace, dict):
             continue
+        if was.isdisjoint(map(id, list(namespace.values()))):  # most: all of it in C
+            continue
         for key, value in list(namespace.items()):
-            if value is old:
-                namespace[key] = new
+            renamed = now.get(id(value))
+            if renamed is not None:
+                namespace[key] = renamed[1]
+
+
+def known_patches() -> dict[str, EntryPoint]:
+    """Every patch there is, by name."""
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 
 def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
-    known = {entry.name: entry for entry in entry_points(group=GROUP)}
-    unknown = sorted({name.removeprefix("-") for name in chosen} - known.keys())
+    known = known_patches()
+    unknown = sorted({name.lstrip("-+") for name in chosen} - known.keys())
     if unknown:
         names = ", ".join(sorted(known))
         raise SettingError("patches", origin, f"there is no patch named {unknown[0]!r}; the patches are {names}")
-    only = {name for name in chosen if not name.startswith("-")}
-    return [e for name, e in sorted(known.items()) if f"-{name}" not in chosen and (not only or name in only)]
+    only = {name for name in chosen if not name.startswith(("-", "+"))}
+    added = {name.removeprefix("+") for name in chosen if name.startswith("+")}
+    return [e for name, e in known.items() if f"-{name}" not in chosen and (not only or name in only | added)]
 
 
 def _hook(name: str) -> None:
@@ -121,6 +227,8 @@ def _hook(name: str) -> None:
         with _lock:
             if _active is not None:
                 _active.imported(module, name)
+                if _active.in_place:
+                    _active.rebind()
 
     if name in _hooked:
         if name in sys.modules:
@@ -140,19 +248,24 @@ def install(**given: Any) -> None:
     global _active
     new, origin = _settings.load(given)
     with _lock:
-        wanted = _wanted(new.patches, origin["patches"])
         if _active is not None:
+            if new.patches:
+                _wanted(new.patches, origin["patches"])  # says what is wrong with them
             _settings.set_settings(new, origin)
             return
+        wanted = _wanted(new.patches, origin["patches"])
         patching = Patching()
+        named = {name.removeprefix("+") for name in new.patches}
         for entry in wanted:
-            patching.patches[entry.name] = entry.load()
+            patching.load(entry, named)
         _settings.set_settings(new, origin)
         _active = patching
         for patch in patching.patches.values():
             for name in patch.MODULES:
                 _hook(name)
         _watch_main(patching)
+        patching.rebind()
+        patching.in_place = True
 
 
 def uninstall() -> None:
@@ -162,6 +275,7 @@ def uninstall() -> None:
         patching, _active = _active, None
         if patching is not None:
             patching.undo()
+            patching.rebind()
         _settings.set_settings(_settings.Settings(), {})
 
 
@@ -197,8 +311,9 @@ def _watch_main(patching: Patching) -> None:
         if name in classes and cls.__module__ == "__main__" and _active is patching:
             view = ModuleType(stem)
             setattr(view, name, cls)
-            patching.applied.clear()
+            patching.applied = {(patch, module) for patch, module in patching.applied if module != stem}
             patching.imported(view, stem)
+            patching.rebind()
         return cls
 
     if any(hasattr(main, name) for name in classes):

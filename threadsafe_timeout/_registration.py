@@ -20,13 +20,15 @@ _logger = logging.getLogger("threadsafe_timeout")
 class Registration:
     """A callback that runs when one of some scopes is cancelled."""
 
-    __slots__ = ("_callback", "_lock", "_scopes")
+    __slots__ = ("_callback", "_running", "_scopes")
 
     def __init__(self, callback: Callable[[], object]) -> None:
-        self._callback: Callable[[], object] | None = callback  # guarded by _lock
+        # Written under _timer.lock, and under _running once there is one.
+        self._callback: Callable[[], object] | None = callback
         # Held while the callback runs, so that unregister() waits for it: what the callback wakes (a socket, say) may
         # be used again by someone else as soon as unregister() returns. Re-entrant: a callback may unregister itself.
-        self._lock = threading.RLock()
+        # Made when it runs: most never do, and every patched call in a scope has one of these.
+        self._running: threading.RLock | None = None  # guarded by _timer.lock
         self._scopes: list[CancelScope] = []  # guarded by _timer.lock
 
     def attach(self, scope: CancelScope | None) -> None:
@@ -50,7 +52,13 @@ class Registration:
             self.run()
 
     def run(self) -> None:
-        with self._lock:
+        with _timer.lock:
+            if self._callback is None:
+                return
+            running = self._running
+            if running is None:
+                running = self._running = threading.RLock()
+        with running:
             if self._callback is not None:
                 try:
                     self._callback()
@@ -64,5 +72,9 @@ class Registration:
                 if scope._callbacks is not None:
                     scope._callbacks.pop(self, None)
             self._scopes.clear()
-        with self._lock:
+            running = self._running
+            if running is None:
+                self._callback = None
+                return
+        with running:
             self._callback = None

@@ -31,8 +31,14 @@ class Settings:
     """Seconds between the rungs of the ladder: cancel, interrupt, abandon."""
     max_abandoned: int | None = None
     """Abandoned threads alive before `submit` fails. None: twice the pool's workers."""
+    on_exhausted: str = "raise"
+    """What happens past `max_abandoned`. `raise`: `submit` fails; `exit`: the process is left with status 75."""
     llm_timeout: float | None = 120.0
     """Seconds one LLM call may take in total, retries and back-off included, in a scope or not."""
+    llm_first_byte: float | None = None
+    """Seconds to the first byte of the answer to an LLM client's request; past that the client may try again."""
+    llm_idle_content: float | None = None
+    """Seconds without content in the body of an LLM client's answer; a keep-alive comment is not content."""
     interactive_timeout: float | None = 300.0
     """Seconds one `execute_interactive` may take; never more than what is left of its task."""
     max_consecutive_searches: int | None = 3
@@ -46,7 +52,8 @@ class Settings:
     retry: tuple[str, ...] = ("failed",)
     """Which finished tasks of a resumed run are run again, by status: `failed`, `timeout`, `loop`."""
     patches: tuple[str, ...] = ()
-    """Names of the patches to apply, or names with `-` to leave out. Empty: all that apply."""
+    """Names of the patches to apply, or names with `-` to leave out, with `+` to add one that is opt-in. Empty: all
+    that apply and are not opt-in."""
 
 
 def _duration(value: Any) -> float:
@@ -95,7 +102,10 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "task_timeout": _optional(_duration),
     "grace": _duration,
     "max_abandoned": _optional(_whole),
+    "on_exhausted": _choice("raise", "exit"),
     "llm_timeout": _optional(_duration),
+    "llm_first_byte": _optional(_duration),
+    "llm_idle_content": _optional(_duration),
     "interactive_timeout": _optional(_duration),
     "max_consecutive_searches": _optional(_whole),
     "loop_guard": _choice("stop", "observe", "off"),

@@ -10,13 +10,17 @@ __all__ = ["PROTECTED", "is_protected", "transparent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Packages whose functions hold locks, queues or half-made state between two lines. (urllib3, httpcore and the like
-# wait in patched calls, which raise by themselves.)
+# Packages whose functions hold locks, queues or half-made state between two lines. (Those that speak a protocol wait
+# in patched calls, which raise by themselves. Between two of them, a response that nobody has a name for yet would
+# keep its connection out of the pool for ever.)
 PROTECTED = frozenset({
-    "_frozen_importlib", "asyncio", "concurrent", "contextlib", "filelock", "h11", "httpcore", "httpcore2", "importlib",
-    "logging", "multiprocessing", "queue", "subprocess", "threading", "threadsafe_timeout",
-    "threadsafe_timeout_patches", "urllib3", "weakref",
+    "_frozen_importlib", "_weakrefset", "asyncio", "concurrent", "contextlib", "filelock", "h11", "h2", "http",
+    "httpcore", "httpcore2", "httpx", "httpx2", "importlib", "logging", "multiprocessing", "queue", "requests",
+    "socket", "ssl", "subprocess", "threading", "threadsafe_timeout", "threadsafe_timeout_patches", "urllib",
+    "urllib3", "weakref",
 })  # fmt: skip
+# Modules of packages that also call the program's own functions.
+_PROTECTED_MODULES = frozenset({"anthropic._base_client", "openai._base_client"})
 # Functions that are critical by convention, whoever wrote them. Finalisers' exceptions would be printed and dropped.
 _CRITICAL_NAMES = frozenset({
     "__aenter__", "__aexit__", "__del__", "__enter__", "__exit__", "acquire", "acquire_lock", "release", "release_lock",
@@ -43,7 +47,9 @@ def is_protected(frame: FrameType) -> bool:
     if code.co_name in _CRITICAL_NAMES:
         return True
     module = frame.f_globals.get("__name__")
-    if not isinstance(module, str) or module.partition(".")[0] not in PROTECTED:
+    if not isinstance(module, str):
+        return False
+    if module.partition(".")[0] not in PROTECTED and module not in _PROTECTED_MODULES:
         return False
     if code in _transparent or module.startswith("threadsafe_timeout.testing"):
         return False

@@ -1,0 +1,112 @@
+"""`asyncio`, from the outside: an event loop that a thread runs ends with the scope around the thread.
+
+Guarantees:
+
+- `asyncio.run`, `Runner.run` and `loop.run_until_complete` inside a scope: when it is cancelled, what they run is
+  cancelled as asyncio cancels, so that its `finally` blocks may await; then `Cancelled` is raised in place of
+  `CancelledError`. The loop's own clean-up runs to its end. What has a result nevertheless returns it.
+- A coroutine given to `run_coroutine_threadsafe` inside a scope belongs to it: it is cancelled when the scope is, and
+  goes on if the scope is left before. Whoever waits for its future gets `Cancelled`, as in every wait.
+
+Scopes *inside* coroutines are the core's business. Not reached: event loops that are not written in Python (uvloop).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from sys import _getframe
+from types import FrameType, ModuleType
+from typing import Any
+
+from threadsafe_timeout import _scope
+from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
+
+__all__ = ["MODULES", "apply"]
+
+MODULES = ("asyncio.base_events", "asyncio.tasks")
+
+_Wrapped = Callable[..., Any]
+
+
+def apply(module: ModuleType, patching: Patching) -> None:
+    if module.__name__ == "asyncio.tasks":
+        _patch_run_coroutine_threadsafe(module, patching)
+        return
+    original, current_scope = module.BaseEventLoop.run_until_complete, _scope.current_scope
+
+    def run_until_complete(self: Any, future: Any) -> Any:
+        if current_scope() is None or _is_clean_up(future, _getframe(1)) or self.is_closed() or self.is_running():
+            return original(self, future)
+        if inspect.iscoroutine(future) or called_by_asyncio(_getframe(1)):  # which has not begun
+            _refuse_if_cancelled(future)
+        return _run_in_scope(original, self, future)
+
+    replace_attribute(patching, module.BaseEventLoop, "run_until_complete", run_until_complete)
+
+
+def _is_clean_up(future: Any, caller: FrameType) -> bool:
+    """Whether it is what asyncio itself, or who does it by hand, runs after the main coroutine."""
+    if called_by_asyncio(caller):
+        return caller.f_code.co_name != "run"  # Runner.run; else its close()
+    frame = getattr(future, "cr_frame", None)
+    return frame is not None and called_by_asyncio(frame)  # loop.shutdown_asyncgens() and the like
+
+
+def _refuse_if_cancelled(coroutine: Any) -> None:
+    try:
+        _scope.raise_if_cancelled()
+    except Cancelled:
+        if inspect.iscoroutine(coroutine):
+            coroutine.close()  # else it complains that nobody awaited it
+        raise
+
+
+def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
+    import asyncio
+
+    task = future
+    if inspect.iscoroutine(future):
+        task = loop.create_task(future)
+        task._log_destroy_pending = False  # as the original does for a coroutine: the caller has no task to ask
+
+    asked = False
+
+    def ask() -> None:
+        nonlocal asked
+        asked = True
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            loop.call_soon_threadsafe(task.cancel)
+
+    registration = _scope.on_cancel(ask)
+    try:
+        return original(loop, task)
+    except asyncio.CancelledError:
+        if asked:
+            _scope.raise_if_cancelled()
+        raise
+    finally:
+        registration.unregister()
+
+
+def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> None:
+    original, current_scope = module.run_coroutine_threadsafe, _scope.current_scope
+
+    def run_coroutine_threadsafe(coro: Any, loop: Any) -> Any:
+        if current_scope() is None:
+            return original(coro, loop)
+        _refuse_if_cancelled(coro)
+        future = original(coro, loop)
+        registration = _scope.on_cancel(future.cancel)
+        future.add_done_callback(lambda _: registration.unregister())
+        return future
+
+    run_coroutine_threadsafe.__doc__ = original.__doc__
+    run_coroutine_threadsafe.__module__, run_coroutine_threadsafe.__qualname__ = (
+        "asyncio.tasks",
+        "run_coroutine_threadsafe",
+    )
+    patching.replace(module, "run_coroutine_threadsafe", run_coroutine_threadsafe)

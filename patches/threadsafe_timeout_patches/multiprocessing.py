@@ -1,0 +1,118 @@
+"""`multiprocessing`: waits for processes and for messages end with the scope around them.
+
+Guarantees:
+
+- `Process.join`, `Connection.recv`, `Connection.poll`, `connection.wait`, and what is built of them, are woken.
+- `Queue.get` and `put` end at the deadline; woken as well, unless another process or thread holds the queue's lock.
+- A message is received whole or not at all: a connection that is cancelled in the middle of one is closed.
+
+The process that was waited for is left running, as after a timeout.
+
+Not reached: locks, semaphores, conditions and events of `multiprocessing`, which wait in C; sending to a full pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable
+from select import POLLIN
+from types import ModuleType
+from typing import Any
+
+from threadsafe_timeout import _scope
+from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
+from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
+
+__all__ = ["MODULES", "apply"]
+
+MODULES = ("multiprocessing.connection", "multiprocessing.popen_fork", "multiprocessing.queues")
+
+_Wrapped = Callable[..., Any]
+
+
+def apply(module: ModuleType, patching: Patching) -> None:
+    name = module.__name__.rpartition(".")[2]
+    {"connection": _patch_connection, "popen_fork": _patch_popen, "queues": _patch_queue}[name](module, patching)
+
+
+def _patch_popen(module: ModuleType, patching: Patching) -> None:
+    original, current_scope = module.Popen.wait, _scope.current_scope
+
+    def wait(self: Any, timeout: float | None = None) -> int | None:
+        if current_scope() is None or self.returncode is not None:
+            return original(self, timeout)  # type: ignore[no-any-return]  # the original is untyped
+        return _wait_in_scope(original, self, timeout)
+
+    replace_attribute(patching, module.Popen, "wait", wait)
+
+
+def _wait_in_scope(original: _Wrapped, popen: Any, timeout: float | None) -> int | None:
+    descriptor = exit_descriptor(popen.pid)
+    try:
+        if not wait_ready(popen.sentinel if descriptor is None else descriptor, POLLIN, timeout):
+            return None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return original(popen)  # type: ignore[no-any-return]  # it has ended: this reaps it
+
+
+def _patch_connection(module: ModuleType, patching: Patching) -> None:
+    connection = module.Connection
+    original_bytes, original_recv, current_scope = connection._recv_bytes, connection._recv, _scope.current_scope
+
+    def recv_bytes(self: Any, maxsize: int | None = None) -> Any:
+        if current_scope() is None:
+            return original_bytes(self, maxsize)
+        wait_ready(self._handle, POLLIN, None)
+        try:
+            return original_bytes(self, maxsize)
+        except Cancelled:
+            self.close()  # the rest of this message would be taken for the next one
+            raise
+
+    def recv(self: Any, size: int, read: Callable[[int, int], bytes] = os.read) -> Any:
+        if current_scope() is None:
+            return original_recv(self, size, read)
+        return original_recv(self, size, _read_in_scope)
+
+    replace_attribute(patching, connection, "_recv_bytes", recv_bytes)
+    replace_attribute(patching, connection, "_recv", recv)
+
+
+def _read_in_scope(descriptor: int, size: int) -> bytes:
+    wait_ready(descriptor, POLLIN, None)
+    return os.read(descriptor, size)
+
+
+def _patch_queue(module: ModuleType, patching: Patching) -> None:
+    original_get, original_put, current_scope = module.Queue.get, module.Queue.put, _scope.current_scope
+
+    def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:
+        if current_scope() is None or not block:
+            return original_get(self, block, timeout)
+        return _capped(lambda seconds: original_get(self, True, seconds), timeout, queue.Empty)
+
+    def put(self: Any, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        if current_scope() is None or not block:
+            original_put(self, obj, block, timeout)
+        else:
+            _capped(lambda seconds: original_put(self, obj, True, seconds), timeout, queue.Full)
+
+    replace_attribute(patching, module.Queue, "get", get)
+    replace_attribute(patching, module.Queue, "put", put)
+
+
+def _capped(call: Callable[[float | None], Any], timeout: float | None, expired: type[Exception]) -> Any:
+    _scope.raise_if_cancelled()
+    remaining = Remaining(timeout)
+    while True:
+        try:
+            return call(remaining.seconds())
+        except expired:
+            _scope.raise_if_cancelled()
+            if not remaining.own:
+                raise

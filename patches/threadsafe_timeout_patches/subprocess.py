@@ -1,0 +1,182 @@
+"""`subprocess`: a wait ends with the scope around it, and the child ends with the wait.
+
+Guarantees, when a scope is cancelled while its thread is in `wait`, `communicate`, `run`, `call`, `check_call` or
+`check_output`:
+
+- The child is killed (SIGKILL), and its process group if it leads one of its own (`start_new_session`,
+  `process_group=0`), and its descendants as far as /proc shows them.
+- The child is reaped: no zombie is left. After `communicate` and the functions, its pipes are closed.
+- A child in no cancelled wait is not touched: who started it may want it to go on.
+- `run` and its kind start nothing in a scope that is cancelled already.
+
+Not guaranteed: a descendant that has left the tree (a daemon) lives on; if it keeps a pipe open that a `communicate`
+with a single pipe reads, that ends when it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from threadsafe_timeout import _scope
+from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
+from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
+
+__all__ = ["MODULES", "apply", "kill_tree"]
+
+MODULES = ("subprocess",)
+
+_Wrapped = Callable[..., Any]
+_LONG = 1e6
+_REAP_SECONDS = 2.0  # for a killed process to be gone; only one in an uninterruptible system call takes longer
+
+
+def apply(module: ModuleType, patching: Patching) -> None:
+    if module._mswindows:
+        return  # processes there are waited for in C, without a timeout below the caller's
+    wait, communicate = module.Popen.wait, module.Popen.communicate
+    current_scope = _scope.current_scope
+
+    def popen_wait(self: Any, timeout: float | None = None) -> int:
+        if current_scope() is None or self.returncode is not None:
+            return wait(self, timeout)  # type: ignore[no-any-return]  # the original is untyped
+        return _wait_in_scope(wait, self, timeout)
+
+    def popen_communicate(self: Any, input: Any = None, timeout: float | None = None) -> Any:
+        if current_scope() is None:
+            return communicate(self, input, timeout)
+        return _communicate_in_scope(communicate, wait, self, input, timeout)
+
+    replace_attribute(patching, module.Popen, "wait", popen_wait)
+    replace_attribute(patching, module.Popen, "communicate", popen_communicate)
+    for name in ("run", "call"):  # check_output and check_call are made of these
+        patching.replace(module, name, _refusing(getattr(module, name)))
+
+
+def _refusing(original: _Wrapped) -> _Wrapped:
+    def start(*popenargs: Any, **kwargs: Any) -> Any:
+        _scope.raise_if_cancelled()
+        return original(*popenargs, **kwargs)
+
+    start.__name__, start.__qualname__ = original.__name__, original.__qualname__
+    start.__doc__, start.__module__ = original.__doc__, original.__module__
+    start.__wrapped__ = original  # type: ignore[attr-defined]  # what inspect.signature looks at
+    return start
+
+
+def _wait_in_scope(original: _Wrapped, popen: Any, timeout: float | None) -> int:
+    try:
+        return _wait_for_exit(original, popen, timeout)
+    except Cancelled:
+        _end(original, popen)
+        raise
+
+
+def _wait_for_exit(original: _Wrapped, popen: Any, timeout: float | None) -> int:
+    _scope.raise_if_cancelled()
+    descriptor = exit_descriptor(popen.pid)
+    if descriptor is None:
+        return _wait_capped(original, popen, timeout)
+    try:
+        if not wait_ready(descriptor, select.POLLIN, timeout):
+            raise subprocess.TimeoutExpired(popen.args, timeout)  # type: ignore[arg-type]  # not None: it expired
+    finally:
+        os.close(descriptor)
+    return original(popen)  # type: ignore[no-any-return]  # it has ended: this reaps it
+
+
+def _wait_capped(original: _Wrapped, popen: Any, timeout: float | None) -> int:
+    """Without a descriptor to wait for: what the original does with a timeout, which is to sleep in `time.sleep`."""
+    remaining = Remaining(timeout)
+    while True:
+        seconds = remaining.seconds()
+        try:
+            return original(popen, _LONG if seconds is None else seconds)  # type: ignore[no-any-return]
+        except subprocess.TimeoutExpired as exc:
+            _scope.raise_if_cancelled()
+            if not remaining.own:
+                exc.timeout = timeout  # type: ignore[assignment]  # not None: it expired
+                raise
+
+
+def _communicate_in_scope(
+    original: _Wrapped, wait: _Wrapped, popen: Any, input: Any, timeout: float | None
+) -> tuple[Any, Any]:
+    killed = False
+
+    def kill() -> None:
+        # In the canceller's thread: reading a single pipe is one C call, which ends when the pipe does.
+        nonlocal killed
+        if popen.poll() is None:
+            killed = True
+            kill_tree(popen.pid)
+
+    try:
+        _scope.raise_if_cancelled()
+        registration = _scope.on_cancel(kill)
+        try:
+            result: tuple[Any, Any] = original(popen, input, timeout)
+        finally:
+            registration.unregister()
+        if killed:
+            _scope.raise_if_cancelled()
+        return result
+    except Cancelled:
+        _end(wait, popen)
+        for pipe in (popen.stdin, popen.stdout, popen.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        raise
+
+
+def _end(wait: _Wrapped, popen: Any) -> None:
+    """Kill the child with all that belongs to it, and reap it."""
+    if popen.poll() is not None:
+        return
+    kill_tree(popen.pid)
+    with contextlib.suppress(subprocess.TimeoutExpired), _scope.shield(2 * _REAP_SECONDS):
+        _wait_for_exit(wait, popen, _REAP_SECONDS)
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a child that was not reaped yet, its group if it leads one, and its descendants."""
+    tree, found = [], [pid]
+    while found:
+        process = found.pop()
+        # Stopped before its children are listed, so that it cannot have more of them meanwhile.
+        if _send(process, signal.SIGSTOP):
+            tree.append(process)
+            found += _children(process)
+    with contextlib.suppress(OSError):
+        if os.getpgid(pid) == pid != os.getpgrp():
+            os.killpg(pid, signal.SIGKILL)
+    for process in tree:
+        _send(process, signal.SIGKILL)
+
+
+def _send(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except OSError:  # gone, or somebody else's
+        return False
+    return True
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                children += map(int, file.read().split())
+    except OSError:  # another system, or gone
+        pass
+    return children

@@ -1,0 +1,44 @@
+"""`time.sleep`: inside a scope it ends with the scope; outside it is the original, one look-up later."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from threadsafe_timeout import _scope
+from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches._waiting import held_lock, wait
+
+__all__ = ["MODULES", "apply"]
+
+MODULES = ("time",)
+
+_LONGEST = 1e9  # seconds; past 9.2e9 the original refuses, at some point in between a lock does
+
+
+def apply(module: ModuleType, patching: Patching) -> None:
+    original, current_scope = module.sleep, _scope.current_scope
+
+    def sleep(seconds: float, /) -> None:
+        if current_scope() is None:
+            original(seconds)
+        else:
+            _sleep_in_scope(original, seconds)
+
+    sleep.__doc__, sleep.__module__, sleep.__qualname__ = original.__doc__, "time", "sleep"
+    patching.replace(module, "sleep", sleep)
+
+
+def _sleep_in_scope(original: Any, seconds: Any) -> None:
+    number = seconds
+    if not isinstance(seconds, int | float):
+        index = getattr(type(seconds), "__index__", None)
+        number = -1 if index is None else index(seconds)
+    if not 0 <= number < _LONGEST:
+        original(seconds)  # a mistake, which it names; or longer than anybody lives
+        return
+    _scope.raise_if_cancelled()
+    if number:
+        wait(held_lock(), float(number))
+    else:
+        original(0)  # lets others run
