@@ -26,6 +26,7 @@ MINUTE = 0.4  # seconds of one legacy minute: a task's ten minutes are four seco
 TASKS = 12
 MIX = {"hang": 4, "trickle": 3, "search": 2, "good": 3}
 LINE = "import threadsafe_timeout.auto\n"
+STEADY = "import random\nrandom.random = lambda: 0.0  # the runner's tools fail at random: here never\n"
 
 
 def prepare(work: Path, version: str, runner: str = "smart_batch_runner.py") -> Path:
@@ -98,8 +99,9 @@ def wait_for_lines(path: Path, count: int, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize("version", ["2025-08-16", "last"])
 def test_one_line_makes_the_stalled_batch_end(version, tmp_path):
     script = prepare(tmp_path, version)
+    (tmp_path / "src" / "sitecustomize.py").write_text(STEADY)
     with FakeLLM(mix=MIX, seed=5, minute=MINUTE, deadline=10 * MINUTE) as server:
-        with started(script, tmp_path, server) as process:
+        with started(script, tmp_path, server, path=tmp_path / "src") as process:
             assert process.wait(45) == 0, (tmp_path / "out.txt").read_text()
         records = server.requests()
     assert database(tmp_path)["summary"]["total_tests"] == TASKS
@@ -110,8 +112,7 @@ def test_one_line_makes_the_stalled_batch_end(version, tmp_path):
     # What hangs or trickles ends by the task's deadline, or by the client's own timeouts where those still work.
     assert counts["timeout"] + counts["done"] == TASKS - MIX["search"]
     assert not [record for record in records if record.late], "a request was begun after its task's deadline"
-    # Not all three: the runner's tools fail at random, one time in five.
-    assert any(record.result.get("success") for record in checkpoint.values()), "no good task succeeded"
+    assert sum(bool(record.result.get("success")) for record in checkpoint.values()) >= MIX["good"]
     loop = next(record.result for record in checkpoint.values() if record.status == "loop")
     assert loop["error_type"] == "search_loop"
     assert loop["tool_coverage_rate"] is not None, "the executor's own evaluation ran"
@@ -140,13 +141,8 @@ def test_killed_and_started_again_nothing_finished_runs_twice(version, tmp_path)
     assert len(asked) == TASKS - len(saved_before), "a finished task made a request"
 
 
-STEADY = "import random\nrandom.random = lambda: 0.0  # the runner's tools fail at random: here never\n"
 # (version, results between two updates of the database, legacy minute of the kill)
-MINUTES = [
-    ("2025-08-16", 0, 3), ("last", 2, 3),
-    *(pytest.param("2025-08-16", minute % 3, minute, marks=pytest.mark.stress) for minute in range(1, 8)),
-    *(pytest.param("last", minute % 3, minute, marks=pytest.mark.stress) for minute in range(1, 8, 2)),
-]  # fmt: skip
+MINUTES = [("2025-08-16", minute % 3, minute) for minute in (1, 3, 5, 6)] + [("last", 2, 2), ("last", 1, 4)]
 
 
 def without_times(value):
@@ -192,6 +188,7 @@ def killed_at(minute, interval, version, work):
     return without_times(database(work))
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(("version", "interval", "minute"), MINUTES)
 def test_killed_at_any_minute_the_database_is_that_of_an_undisturbed_run(
     version, interval, minute, tmp_path, undisturbed
@@ -259,13 +256,14 @@ def test_adaptive_batches_end_too(tmp_path):
     assert len(load_checkpoint(journal(tmp_path))) == TASKS
 
 
-def test_a_hanging_classifier_does_not_hold_the_batch(tmp_path):
-    script = prepare(tmp_path, "last")
-    mix = {"good": 11, "error500": 1}
-    with FakeLLM(mix=mix, seed=5, minute=MINUTE, classifier="hang") as server, started(
-        script, tmp_path, server, "--classifier"
-    ) as process:
-        assert process.wait(50) == 0, (tmp_path / "out.txt").read_text()
+@pytest.mark.parametrize("version", ["2025-08-16", "last"])
+def test_a_hanging_classifier_does_not_hold_the_batch(version, tmp_path):
+    script = prepare(tmp_path, version)
+    (tmp_path / "src" / "sitecustomize.py").write_text(STEADY)
+    with FakeLLM(mix={"good": 10, "error500": 2}, seed=5, minute=MINUTE, classifier="hang") as server:
+        with started(script, tmp_path, server, "--classifier", path=tmp_path / "src") as process:
+            assert process.wait(50) == 0, (tmp_path / "out.txt").read_text()
+        assert any(record.task == "classifier" for record in server.requests()), "nobody asked the classifier"
     assert database(tmp_path)["summary"]["total_tests"] == TASKS
 
 
