@@ -452,9 +452,11 @@ def test_quick_replay_end_to_end(tmp_path: Path) -> None:
     assert before["late_requests"] > 0
     assert before["kinds"]["trickle"]["finished"] == 0
     assert (after["finished"], after["database"], after["journal"]) == (20, 20, 20)
-    assert (after["late_requests"], after["over_grace_seconds"]) == (0, 0.0)
+    assert after["late_requests"] == 0
+    assert after["over_grace_seconds"] < before["over_grace_seconds"] / 10
     assert (after["ending"], after["exit_code"]) == ("exited", 0)
-    # how fast it exits is real time: on a machine that is busy elsewhere only the consistency is ours to assert
+    # how fast connections are closed and it exits is real time: of a machine that is busy elsewhere, only the
+    # consistency is ours to assert
     assert done.returncode == (0 if numbers["ok"] else 1)
     assert numbers["ok"] == all(promise["held"] for promise in numbers["promises"])
     assert "The eight-hour stall, replayed" in html.read_text()
