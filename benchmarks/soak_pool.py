@@ -88,7 +88,7 @@ class Soak:
 
     def problems(self, tasks):
         stats = self.pool.stats()
-        counted = stats["completed"] + stats["failed"] + stats["abandoned"]
+        counted = stats["completed"] + stats["failed"] + stats["cancelled"] + stats["abandoned"]
         found = []
         if self.heard != b"\1" * tasks:
             found.append(f"outcomes: {collections.Counter(self.heard)} instead of one each")

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import pickle
 import threading
+import time
 
 import pytest
 
@@ -263,3 +264,32 @@ def test_a_pool_recovers_when_its_stuck_threads_return(gate):
         for worker in list(pool._crew.abandoned):
             worker.thread.join(10)
         assert pool.submit(int).result(10) == 0
+
+
+def test_the_counts_say_how_every_task_ended(gate):
+    begun = threading.Event()
+
+    def fail():
+        raise ValueError
+
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
+        pool.submit(int).result(10)
+        pool.submit(fail).exception(10)
+        pool.with_options(timeout=0.05).submit(stuck, gate).exception(10)
+        running = pool.submit(stuck, gate, begun=begun)
+        assert begun.wait(10)
+        expired = pool.with_options(deadline=time.monotonic()).submit(int)
+        assert isinstance(expired.exception(10), DeadlineExceeded)
+        cancelled = [pool.submit(int), pool.submit(int)]
+        for future in cancelled:
+            assert future.cancel()
+            assert future.cancel(), "a second time it is cancelled already"
+        during = pool.stats()
+        gate.set()
+        running.result(10)
+    assert (during["running"], during["idle"], during["pending"], during["abandoned_alive"]) == (1, 0, 3, 1)
+    stats = pool.stats()
+    ended = {how: stats[how] for how in ("completed", "failed", "cancelled", "abandoned")}
+    assert ended == {"completed": 2, "failed": 2, "cancelled": 2, "abandoned": 1}
+    assert sum(ended.values()) == stats["submitted"]
+    assert (stats["running"], stats["pending"]) == (0, 0)

@@ -140,7 +140,8 @@ class Round:
         stats = self.stats()
         assert stats["workers"] == stats["pending"] == stats["idle"] == 0
         assert stats["submitted"] == TASKS + len(self.again)
-        assert stats["completed"] + stats["failed"] + stats["abandoned"] <= stats["submitted"]
+        assert sum(stats[how] for how in ("completed", "failed", "cancelled", "abandoned")) == stats["submitted"]
+        assert stats["running"] == 0
         assert stats["late"] == stats["abandoned"]
 
 

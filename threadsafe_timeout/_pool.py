@@ -239,7 +239,14 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         return False
 
     def stats(self) -> dict[str, int]:
-        """Counts: workers, idle, pending, submitted, completed, failed, abandoned, abandoned_alive, late, respawned."""
+        """Counts, by name, as they are now:
+
+        - threads: `workers`, those of them that are `idle` or `running` a task, and `abandoned_alive`;
+        - tasks: `submitted`, `pending`, and by how they ended: `completed`, `failed` (also one that never started, when
+          its deadline passed before), `cancelled` (before it started), `abandoned` (given up: its thread is stuck).
+          When the pool is at rest these four add up to `submitted`; in between, a task may be on its way;
+        - `late`: abandoned tasks that ended after all; `respawned`: workers that died and were replaced.
+        """
         return self._crew.stats()
 
     def health(self) -> PoolHealth:

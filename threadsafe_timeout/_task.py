@@ -370,7 +370,7 @@ class TaskFuture(LightFuture):
         error = DeadlineExceeded(
             self._task_name(), reason="its deadline passed while it waited for a worker; it never started"
         )
-        self._crew.settle_soon(self, Outcome(error=error))
+        self._crew.fail_soon(self, error)
 
     def _tell(self, kind: EventKind, level: int, what: str) -> None:
         events = self._crew.events
@@ -441,14 +441,19 @@ def cancelled_while_pending(task: TaskFuture) -> None:
 def pass_over(task: TaskFuture) -> None:
     """A task that is not to run after all: tell those who wait for it if it was cancelled."""
     with task._condition:  # two may come at the same time
-        if task._state is CANCELLED:
-            task.set_running_or_notify_cancel()
-            task.release()
+        if task._state is not CANCELLED:
+            return
+        task.set_running_or_notify_cancel()
+        task.release()
+    with task._crew.lock:
+        task._crew.cancelled += 1
 
 
 def fail_pending(task: TaskFuture, error: BaseException) -> None:
     """Fail a task that can never start."""
     if task.claim(PENDING):
+        with task._crew.lock:
+            task._crew.failed += 1
         task.settle(Outcome(error=error))
     else:
         cancelled_while_pending(task)

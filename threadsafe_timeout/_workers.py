@@ -153,7 +153,8 @@ class Crew:
         self.shut_down = False  # and it was not the interpreter's exit that wanted it
         self.broken: str | None = None
         self._threads_named = 0
-        self.submitted = self.completed = self.failed = self.given_up = self.late_outcomes = self.respawned = 0
+        self.submitted = self.completed = self.failed = self.cancelled = self.given_up = 0
+        self.late_outcomes = self.respawned = 0
         _exit.crews.add(self)
 
     def _make_locks(self) -> None:
@@ -396,6 +397,8 @@ class Crew:
                 return
             if not task.owned():
                 return  # who has given it up settles it
+            if not task.done():
+                self.failed += 1
         self._owe(task, Outcome(error=exc))
 
     def _owe(self, task: TaskFuture, outcome: Outcome) -> None:
@@ -461,6 +464,7 @@ class Crew:
             error = self.exhausted_error()
             for task in self._drain():
                 if task.claim(PENDING):
+                    self.failed += 1
                     self._owe(task, Outcome(error=error))
                 else:
                     pass_over(task)
@@ -470,10 +474,11 @@ class Crew:
             return False
         return True
 
-    def settle_soon(self, task: TaskFuture, outcome: Outcome) -> None:
-        """Settle a task that the caller has claimed, in a thread that has the time."""
+    def fail_soon(self, task: TaskFuture, error: BaseException) -> None:
+        """Fail a task that the caller has claimed, in a thread that has the time."""
         with self.lock:
-            self._owe(task, outcome)
+            self.failed += 1
+            self._owe(task, Outcome(error=error))
             if self.settling:
                 return
             try:
@@ -577,10 +582,12 @@ class Crew:
             return {
                 "workers": len(self.workers),
                 "idle": len(self.idle),
+                "running": sum(worker.task is not None for worker in self.workers),
                 "pending": len(self.tasks),
                 "submitted": self.submitted,
                 "completed": self.completed + sum(worker.completed for worker in self.workers),
                 "failed": self.failed + sum(worker.failed for worker in self.workers),
+                "cancelled": self.cancelled,
                 "abandoned": self.given_up,
                 "abandoned_alive": self.abandoned_alive(),
                 "late": self.late_outcomes,
