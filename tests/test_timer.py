@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from threadsafe_timeout import (
     CancelScope,
     DeadlineExceeded,
     _clock,
+    _scope,
     _timer,
     check_cancelled,
     deadline,
@@ -21,6 +23,7 @@ from threadsafe_timeout import (
 )
 from threadsafe_timeout._timer import TimerThread
 from threadsafe_timeout.testing import MockClock
+from threadsafe_timeout.testing.race import widened_races
 
 
 def timer_threads():
@@ -84,6 +87,42 @@ def test_scopes_left_in_time_leave_nothing_behind():
     gc.collect()
     assert sum(reference() is not None for reference in gone) <= 2 * _timer.INCOMING_LIMIT
     assert len(_timer.incoming) <= _timer.INCOMING_LIMIT + 1
+
+
+def test_scopes_that_are_left_while_others_are_taken_note_of():
+    """Leaving takes no lock: the list may be shorter than it was when its sorting in began."""
+    errors = []
+
+    def enter_and_leave(chance):
+        try:
+            for _ in range(2000):
+                with move_on_after(chance.random() * 0.01):
+                    pass
+            assert _scope.current_scope() is None
+        except BaseException as exc:
+            errors.append(exc)
+
+    with widened_races(noise_threads=0):
+        threads = [threading.Thread(target=enter_and_leave, args=(random.Random(n),)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not errors
+
+
+def test_sorting_in_a_list_that_gets_shorter_meanwhile():
+    class Leaving:
+        _deadline = 1e9
+
+        def _arm(self):
+            _timer.incoming.pop()  # the other one: what leaving its scope does
+
+    with _timer.lock:
+        _timer._sort_in()
+        _timer.incoming.extend([Leaving(), Leaving()])
+        _timer._sort_in()
+        assert not _timer.incoming
 
 
 def test_no_wake_up_while_nothing_is_due():

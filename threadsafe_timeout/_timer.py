@@ -58,7 +58,7 @@ _SWEEP_FROM = 64
 INCOMING_LIMIT = 128
 
 lock = threading.RLock()
-incoming: deque[Watched] = deque()  # appended to without the lock; emptied under it
+incoming: deque[Watched] = deque()  # appended to, and the last one taken back, without the lock; emptied under it
 wake_at = float("inf")  # when the thread will next look at the heap; written under lock, read by `watch` without
 _heap: list[Entry] = []  # guarded by lock
 _dead = 0  # guarded by lock
@@ -213,7 +213,11 @@ class TimerThread:
 def _sort_in() -> None:
     """Move what is still wanted from `incoming` to the heap. The caller holds `lock`."""
     for _ in range(len(incoming)):
-        incoming.popleft()._arm()
+        try:
+            watched = incoming.popleft()
+        except IndexError:
+            return  # a scope that was left meanwhile has taken itself out, which needs no lock
+        watched._arm()
 
 
 def _wake(when: float) -> None:

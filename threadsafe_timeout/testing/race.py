@@ -21,8 +21,9 @@ def widened_races(
     """Make rare interleavings frequent while the block runs.
 
     Threads change every `switch_interval` seconds; `noise_threads` threads wake at random moments and take the
-    interpreter for an instant; and between the steps of a cancellation (a deadline found due, the scope cancelled, its
-    thread looked at, the interrupt's hook armed) this library pauses at random for up to `pause` seconds.
+    interpreter for an instant; and between the steps of a cancellation (a deadline taken note of and found due, the
+    scope cancelled, its thread looked at, the interrupt's hook armed) this library pauses at random for up to `pause`
+    seconds.
     Process-wide: not for two tests at once.
     """
     chance = random.Random(seed)
@@ -34,6 +35,7 @@ def widened_races(
         _slow_down(_interrupt, "_look", chance, pause),
         _slow_down(_timer, "_take_due", chance, pause),
         _slow_down(_scope.CancelScope, "_expire", chance, pause),
+        _slow_down(_scope.CancelScope, "_arm", chance, pause),
     ]
     sys.setswitchinterval(switch_interval)
     for thread in noise:
