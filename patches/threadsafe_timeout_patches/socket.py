@@ -53,7 +53,7 @@ _family_of: Callable[[socket.socket], int] = _socket.socket.family.__get__
 _NEVER_BLOCKS = int(socket.MSG_DONTWAIT | socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0))
 _AT_ONCE, _ALL, _STREAM = int(socket.MSG_DONTWAIT), int(socket.MSG_WAITALL), int(socket.SOCK_STREAM)
 _RETRY_UNIX_CONNECT = 0.005
-_RETRY_SHUTDOWN = 0.002
+_RETRY_SHUTDOWN, _LONGEST_RETRY = 0.002, 0.05  # while a name is resolved, ever more rarely
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
@@ -74,16 +74,17 @@ def wait_for(sock: socket.socket, events: int, timeout: float | None, expired: s
 def guarded(original: _Method, sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
     """Call `original`; should a scope around be cancelled, the connection is shut down, which ends the call."""
     _scope.raise_if_cancelled()
-    was_shut_down = False
+    was_shut_down, retry_in = False, _RETRY_SHUTDOWN
 
     def shut_down() -> None:
-        nonlocal was_shut_down
+        nonlocal was_shut_down, retry_in
         was_shut_down = True
         try:
             _shut_down(sock, socket.SHUT_RDWR)
         except OSError as exc:
             if exc.errno == ENOTCONN:  # not yet, or no more; in the latter case the call ends by itself
-                _timer.call_later(_RETRY_SHUTDOWN, registration.run)
+                _timer.call_later(retry_in, registration.run)
+                retry_in = min(2 * retry_in, _LONGEST_RETRY)
 
     registration = _scope.Registration(shut_down)
     registration.attach(_current_scope())
