@@ -74,6 +74,7 @@ class TaskCancellation:
         """Leave the block; True if `exc` is the cancellation asked for here."""
         self._done = True
         for task in self._shielded():
+            task._shields.remove(self._scope)
             if task._scope._cancelled:
                 self._loop.call_soon(task._expire)
         return self._run(self._timeout.__aexit__(type(exc) if exc is not None else None, exc, None))

@@ -93,7 +93,8 @@ class Events:
         self.lock = threading.RLock()
         self.listeners: tuple[Listener, ...] = ()  # replaced under lock
         self._told = threading.Condition(self.lock)
-        self._pending: deque[tuple[int, str, Event]] = deque()  # guarded by lock
+        # Appended to without the lock, by who holds others; taken from under it.
+        self._pending: deque[tuple[int, str, Event]] = deque()
         self._teller: threading.Thread | None = None  # guarded by lock
 
     def listen(self, callback: Callable[[Event], object]) -> Listener:
@@ -108,8 +109,7 @@ class Events:
 
     def put(self, level: int, text: str, event: Event) -> None:
         """Have `event` logged as `text` and given to the callbacks by the next who calls `tell()` or `tell_here()`."""
-        with self.lock:
-            self._pending.append((level, text, event))
+        self._pending.append((level, text, event))
 
     def tell(self) -> None:
         """Have what was put told soon, by another thread."""

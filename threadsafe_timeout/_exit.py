@@ -90,13 +90,12 @@ def _all_crews() -> list[Crew]:
 
 
 def _wait_for_all() -> None:
-    remaining = _all_crews()
+    remaining = [crew for crew in _all_crews() if crew.awaited_at_exit]  # the others go on to the very end
     for crew in remaining:
         crew.close(by_exit=True)
     _give_up_overdue()
     for crew in remaining:
-        if crew.awaited_at_exit:
-            crew.join()
+        crew.join()
 
 
 def _give_up_overdue() -> None:

@@ -158,7 +158,9 @@ def pursue(scope: CancelScope, *, woken: bool = False) -> None:
     if support().mechanism is None:
         return
     if _mechanism is None:
-        _mechanism = _make_mechanism()
+        made = _make_mechanism()
+        with _timer.lock:
+            _mechanism = _mechanism or made
     now = _clock.monotonic()
     with _timer.lock:
         if scope._frame is None and not scope._armed_in:

@@ -188,9 +188,9 @@ class AsyncException:
         stacks.clear()
         for ident in _sent.keys() - _interrupt._targets.keys():
             _sent.pop(ident, None)
-        self._failed = {ident: times for ident, times in self._failed.items() if ident in idents}
         if not idents:
             return
+        self._failed = {ident: times for ident, times in self._failed.items() if ident in idents}
         hunted = {ident: _Hunted(ident) for ident in idents}
         slow = {ident for ident in idents if self._failed.get(ident, 0) >= _PATIENCE}
         patience = 1 + max(self._failed.get(ident, 0) for ident in idents)

@@ -102,7 +102,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             initargs=initargs,
         )
         # The crew does not know the executor: when nobody does any more, the idle workers go home.
-        self._finalizer = weakref.finalize(self, self._crew.close)
+        self._finalizer = weakref.finalize(self, self._crew.orphaned)
         self._finalizer.atexit = False
 
     # What programs, and the standard library's own tests, look at:
@@ -147,12 +147,14 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         _scope.raise_if_cancelled()
         task = TaskFuture(self._crew, options, copy_context(), fn, args, kwargs)
         try:
-            if options.deadline is not None or options.token is not None:
-                task.heed_options()
             self._crew.submit(task)
         except BaseException:
-            task.release()
+            # It may be in the queue all the same, or running.
+            if task.cancel_pending():
+                task.release()
             raise
+        if options.deadline is not None or options.token is not None:
+            task.heed_options()
         return task
 
     def with_options(
@@ -212,7 +214,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
                 raise
             finally:
                 for future in futures:
-                    future.cancel_pending()
+                    _cancel_pending(future)
 
         return results()
 
@@ -262,12 +264,19 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         return self._crew.events.listen(callback)
 
 
-def _result_of(future: TaskFuture, timeout: float | None) -> Any:
+def _cancel_pending(future: Any) -> None:
+    if isinstance(future, TaskFuture):
+        future.cancel_pending()
+    else:  # a subclass has a `submit` of its own
+        future.cancel()
+
+
+def _result_of(future: Any, timeout: float | None) -> Any:
     try:
         try:
             return future.result(timeout)
         finally:
-            future.cancel_pending()
+            _cancel_pending(future)
     finally:
         del future  # it would be a cycle: the future, its exception, the traceback, this frame
 

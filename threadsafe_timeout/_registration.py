@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from threadsafe_timeout import _clock, _timer
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
 
-__all__ = ["Registration"]
+__all__ = ["Registration", "run_all"]
 
 _logger = logging.getLogger("threadsafe_timeout")
+
+
+class _Runnable(Protocol):
+    def run(self) -> None: ...
+
+
+def run_all(registrations: Iterable[_Runnable]) -> None:
+    """Run each. What the first one raises (one that comes to a cooperative point may raise `Cancelled`) is raised when
+    all have run: who listens is told only once."""
+    failed: BaseException | None = None
+    for registration in registrations:
+        try:
+            registration.run()
+        except BaseException as exc:
+            failed = failed or exc
+    if failed is not None:
+        raise failed
 
 
 class Registration:
@@ -35,6 +52,8 @@ class Registration:
         """Listen to `scope` and to all around it, up to a shield that is up; run at once if one is cancelled."""
         cancelled = False
         with _timer.lock:
+            if self._callback is None:
+                return
             now = _clock.monotonic()
             while scope is not None:
                 if scope._cancelled:

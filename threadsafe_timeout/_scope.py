@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from threadsafe_timeout import _clock, _timer
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._registration import Registration
+from threadsafe_timeout._registration import Registration, run_all
 
 if TYPE_CHECKING:
     from threadsafe_timeout._asyncio import TaskCancellation
@@ -144,8 +144,8 @@ class CancelScope:
             if self._entry is not None:
                 _timer.disarm(self._entry)
                 self._entry = None
-            if self._state is _ACTIVE and when != math.inf:
-                _timer.watch(self, when)
+        if self._state is _ACTIVE and when != math.inf:
+            _timer.watch(self, when)
 
     @property
     def cancel_called(self) -> bool:
@@ -160,7 +160,7 @@ class CancelScope:
     def cancel(self, reason: str = "cancelled") -> bool:
         """Cancel from any thread. True if this call did it; a scope that was left or is cancelled is not touched."""
         # Who cancels his own block knows it, and goes on to his next cooperative point.
-        return self._cancel(reason, interrupt=self._state is _ACTIVE and get_ident() != self._thread)
+        return self._cancel(reason, interrupt=self._state is not _ACTIVE or get_ident() != self._thread)
 
     def _cancel(self, reason: str, *, interrupt: bool) -> bool:
         with _timer.lock:
@@ -171,12 +171,15 @@ class CancelScope:
             callbacks = list(self._callbacks or ())
             if self._entry is not None:
                 _timer.disarm(self._entry)
-        if self._extras is not None and self._extras.task is not None:
-            self._extras.task.cancel()
-        for registration in callbacks:
-            registration.run()
-        if interrupt:
-            self._pursue(woken=bool(callbacks))
+        extras = self._extras
+        task = extras.task if extras is not None else None
+        if task is not None:
+            task.cancel()
+        try:
+            run_all(callbacks)
+        finally:
+            if interrupt:
+                self._pursue(woken=bool(callbacks))
         return True
 
     def __enter__(self, _frame: FrameType | None = None) -> Self:
@@ -187,24 +190,27 @@ class CancelScope:
         self._entered_by = frame.f_lasti
         self._thread = ident = get_ident()
         self._entered_at = now = _clock.monotonic()
-        parent = _current.get()
+        self._parent = parent = _current.get()
         self._reset = _current.set(self)
         self._state = _ACTIVE
-        if self._budget is not None:
-            self._deadline = when = now + self._budget
-        else:
-            when = self._deadline
-        if when != _INFINITY:
-            _append(self)  # these lines are _timer.watch, without the call
-            if when < _timer.wake_at or len(_incoming) > _INCOMING_LIMIT:
-                _timer.attend(when)
-        self._parent = parent
-        if parent is not None and parent._thread != ident:
-            self._inherit(parent)
-        if self._extras is not None or self._cancelled:
-            self._enter_extras()
-        if frame.f_code.co_flags & _MAY_AWAIT:
-            self._enter_task()
+        try:
+            if self._budget is not None:
+                self._deadline = when = now + self._budget
+            else:
+                when = self._deadline
+            if when != _INFINITY:
+                _append(self)  # these lines are _timer.watch, without the call
+                if when < _timer.wake_at or len(_incoming) > _INCOMING_LIMIT:
+                    _timer.attend(when)
+            if parent is not None and parent._thread != ident:
+                self._inherit(parent)
+            if self._extras is not None or self._cancelled:
+                self._enter_extras()
+            if frame.f_code.co_flags & _MAY_AWAIT:
+                self._enter_task()
+        except BaseException as exc:  # Ctrl-C, an alarm's handler: the block is not run, and so not left
+            self.__exit__(type(exc), exc, exc.__traceback__)
+            raise
         return self
 
     def _refuse_second_entry(self) -> None:
@@ -247,9 +253,10 @@ class CancelScope:
     ) -> bool:
         self._state = _DONE
         self._frame = None
-        if self._entry is not None:
+        entry = self._entry
+        if entry is not None:
             with _timer.lock:
-                _timer.disarm(self._entry)
+                _timer.disarm(entry)
         elif self._deadline != _INFINITY:
             # Left before the timer thread took note: most are, and then nothing is left behind. If another thread's
             # scope came in between, it goes back the way it came.
@@ -269,16 +276,16 @@ class CancelScope:
             if self._extras.pursued:
                 _dismiss(self)
         if inside is not self:
-            self._misnested(inside)
+            self._misnested(inside, exc)
         if not self._cancelled:
             return False
         return self._close(exc, own or (isinstance(exc, Cancelled) and exc.scope is self))
 
-    def _misnested(self, inside: CancelScope | None) -> None:
+    def _misnested(self, inside: CancelScope | None, exc: BaseException | None) -> None:
         while inside is not None and inside._once:  # an alarm that was set in here ends here
             inside._unset()
             inside = inside._parent
-        if inside is self:
+        if inside is self or exc is not None:  # what is being raised tells more
             return
         raise RuntimeError(
             f"{self!r} was left while {inside!r} is the innermost one here: scopes must be left in the reverse order "
@@ -303,11 +310,20 @@ class CancelScope:
         # For _timer, under its lock. Moving a deadline may have put the scope into the list twice.
         if self._state is _ACTIVE and self._entry is None and not self._cancelled and self._deadline != math.inf:
             self._entry = _timer.push(self._deadline, self._expire)
+            if self._state is not _ACTIVE:  # left just now, without a look at the entry
+                _timer.disarm(self._entry)
 
     def _expire(self) -> None:
         if self._deadline > _clock.monotonic():
             return  # moved while it was being taken off the heap; it is watched again
         self._cancel("deadline", interrupt=True)
+
+    def _survives_fork(self) -> bool:
+        """Whether it is one of the thread's that forked: the others are not in the child."""
+        scope = _current.get()
+        while scope is not None and scope is not self:
+            scope = scope._parent
+        return scope is self
 
     def _deliver(self, frame: FrameType | None = None) -> None:
         """Raise what is owed, in the thread that owes it; `frame` is where it is, if it was interrupted."""

@@ -72,7 +72,7 @@ class _TaskScope(_scope._FailScope):
         task = self.task
         if task is not None:
             self.name = task._task_name()
-            if self._state == _scope._ACTIVE:
+            if self._state != _scope._DONE:  # also if it is about to be entered: the task has begun
                 task._begin_ladder(reason)
         return super()._cancel(reason, interrupt=interrupt)
 
@@ -126,15 +126,18 @@ class TaskFuture(LightFuture):
     def heed_options(self) -> None:
         """See to what few tasks have: a deadline that holds while it is pending, a token."""
         options = self._options
-        self._undo = []
+        undo: list[Callable[[], object]] = []
         if options.deadline is not None:
             with _timer.lock:
                 expiry = _timer.arm(options.deadline, self._expire_pending)
-            self._undo.append(lambda: _disarm(expiry))
+            undo.append(lambda: _disarm(expiry))
         token = options.token
         if token is not None:
             registration = token.register(lambda: self._cancel(token.reason or "its token was cancelled"))
-            self._undo.append(registration.unregister)
+            undo.append(registration.unregister)
+        self._undo = undo
+        if self._claimed or self.done():  # meanwhile: who released it did not find these
+            self.release()
 
     # For who holds the future
 
@@ -166,7 +169,7 @@ class TaskFuture(LightFuture):
         assert self._call is not None
         assert scope is not None
         context, function, args, kwargs = self._call
-        if self._undo is not None and self._options.deadline is not None:
+        if self._options.deadline is not None:
             left = max(0.0, self._options.deadline - _clock.monotonic())
             scope._budget = left if scope._budget is None else min(left, scope._budget)
         try:
@@ -266,7 +269,9 @@ class TaskFuture(LightFuture):
             try:
                 result, error = hook(outcome), None
             except BaseException as exc:
-                result, error = None, exc
+                # Without this frame, which holds the future: it would be a cycle.
+                frames = exc.__traceback__
+                result, error = None, exc.with_traceback(frames.tb_next if frames is not None else None)
         self.release()
         with self._condition:
             self._result, self._exception = result, error
@@ -339,7 +344,7 @@ class TaskFuture(LightFuture):
                 return
         self._insisting = True
         scope = self._scope
-        if scope is not None:
+        if scope is not None and scope._state == _scope._ACTIVE:
             _interrupt.insist(scope._thread)
         self._tell("interrupting", logging.WARNING, f"has not ended {self._crew.grace:g} s after it was cancelled")
 
@@ -365,8 +370,6 @@ class TaskFuture(LightFuture):
 
     def _expire_pending(self) -> None:
         """Its deadline has passed. If it is still pending, it is not to run."""
-        if not self.claim(PENDING):
-            return
         error = DeadlineExceeded(
             self._task_name(), reason="its deadline passed while it waited for a worker; it never started"
         )
@@ -444,7 +447,7 @@ def pass_over(task: TaskFuture) -> None:
         if task._state is not CANCELLED:
             return
         task.set_running_or_notify_cancel()
-        task.release()
+    task.release()
     with task._crew.lock:
         task._crew.cancelled += 1
 

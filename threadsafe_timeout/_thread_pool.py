@@ -96,10 +96,11 @@ class _Workers:
 
     def __init__(self, deliver: Callable[[tuple[Any, int, tuple[bool, Any]]], object]) -> None:
         self._deliver = deliver
+        self._joined = False
 
     def start(self, width: int, initializer: Callable[..., object] | None, initargs: Iterable[Any]) -> None:
         self._executor = ThreadPoolExecutor(width, "ThreadPool", initializer, tuple(initargs))
-        self._executor._crew.awaited_at_exit = False
+        self._executor._crew.not_awaited_at_exit()
         self.limited = self._executor._task_timeout is not None
         if initializer is not None:
             # It runs in every worker at once, not when there is work for them: as ever, and programs count on it.
@@ -120,7 +121,7 @@ class _Workers:
         try:
             if isinstance(function, _Bound):
                 future = function.context.run(self._executor.submit, function.function, *args, **kwargs)
-            elif function in (_mapstar, _starmapstar) and isinstance(args[0][0], _Bound):
+            elif (function is _mapstar or function is _starmapstar) and isinstance(args[0][0], _Bound):
                 bound, items = args[0]
                 self._start_chunk(bound, items if function is _starmapstar else [(item,) for item in items], deliver)
                 return
@@ -169,7 +170,9 @@ class _Workers:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def join(self) -> None:
-        self._executor.shutdown(wait=True)
+        if not self._joined:  # the stock pool joins it once for each worker
+            self._executor.shutdown(wait=True)
+            self._joined = True
 
 
 def _tell(deliver: Callable[[bool, Any], object], future: Future[Any]) -> None:

@@ -29,7 +29,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Set
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import compress, count
+from operator import itemgetter
 from typing import Any, Protocol
 
 from threadsafe_timeout import _clock
@@ -94,7 +95,8 @@ def disarm(entry: Entry) -> None:
         entry[2] = None
         _dead += 1
         if _dead > _SWEEP_FROM and _dead * 2 > len(_heap):
-            _heap[:] = [live for live in _heap if live[2] is not None]
+            # In C: no finaliser and no signal handler runs in the middle.
+            _heap[:] = compress(_heap, map(itemgetter(2), _heap))
             heapify(_heap)
             _dead = 0
 
@@ -129,9 +131,10 @@ def attend(when: float) -> None:
 def start() -> None:
     """Start the thread if there is none, for who will need it when none can be started any more: from 3.12 on, that is
     from the end of the main thread on."""
-    with lock:
-        if _thread is None:
-            _wake(wake_at)
+    if _thread is None:  # else without the lock, for who holds others
+        with lock:
+            if _thread is None:
+                _wake(wake_at)
 
 
 def call_later(seconds: float, callback: Callable[[], object]) -> Entry:
@@ -248,15 +251,14 @@ def _take_due(due: deque[Callable[[], object]]) -> float | None:
         _sort_in()
         now = _clock.monotonic()
         while _heap:
-            entry = _heap[0]
+            entry = heappop(_heap)  # first: a finaliser that runs in here may arm an earlier one
             if entry[2] is None:
-                heappop(_heap)
                 _dead -= 1
             elif entry[0] <= now:
                 due.append(entry[2])
-                heappop(_heap)
                 entry[2] = None  # fired: a later disarm has nothing to count
             else:
+                heappush(_heap, entry)
                 break
         if due:
             return 0.0
@@ -280,7 +282,18 @@ def _run() -> None:
             with lock:
                 _wakeup.acquire(blocking=False)
                 _woken = False
-            _logger.exception("threadsafe-timeout: the thread that watches deadlines was disturbed; it goes on")
+            _log_failure("the thread that watches deadlines was disturbed; it goes on")
+    with lock:  # it has a successor, whose wake-up it may have taken
+        if _thread is not None and not _woken:
+            _woken = True
+            _wakeup.release()
+
+
+def _log_failure(text: str) -> None:
+    try:
+        _logger.exception("threadsafe-timeout: %s", text)
+    except Exception:  # a handler or a filter of the program's
+        pass
 
 
 def _serve(due: deque[Callable[[], object]]) -> None:
@@ -297,7 +310,7 @@ def _serve(due: deque[Callable[[], object]]) -> None:
         try:
             callback()
         except BaseException:
-            _logger.exception("threadsafe-timeout: a deadline's callback failed; the other deadlines go on")
+            _log_failure("a deadline's callback failed; the other deadlines go on")
         del callback
 
 
@@ -354,15 +367,26 @@ def settle(timeout: float) -> bool:
 
 def _after_fork_in_child() -> None:
     """Only the forking thread lives on: give it a lock nobody else holds and, if it has deadlines, a timer thread."""
-    global _thread, _wakeup, _woken, wake_at
+    global _thread, _wakeup, _woken, wake_at, _dead
     lock.release()
     _thread, _woken, wake_at = None, False, float("inf")
     _wakeup = threading.Lock()
     _wakeup.acquire()
     with lock:
         _sort_in()
+        _heap[:] = [entry for entry in _heap if _survives_fork(entry[2])]
+        heapify(_heap)
+        _dead = 0
         if _heap:
             _wake(_heap[0][0])
+
+
+def _survives_fork(callback: Any) -> bool:
+    """Whether what is armed is to happen in a forked child, too: not the deadlines of other threads' scopes."""
+    if callback is None:
+        return False
+    ask = getattr(getattr(callback, "__self__", None), "_survives_fork", None)
+    return ask is None or bool(ask())
 
 
 if hasattr(os, "register_at_fork"):

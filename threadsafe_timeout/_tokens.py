@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -9,6 +10,7 @@ import weakref
 from collections.abc import Callable
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._registration import run_all
 
 __all__ = ["CancelSource", "CancelToken", "TokenRegistration"]
 
@@ -105,7 +107,7 @@ class CancelToken:
         woken.acquire()
 
         def wake() -> None:
-            if woken.locked():
+            with contextlib.suppress(RuntimeError):  # token and scope at the same moment
                 woken.release()
 
         with self.register(wake):
@@ -130,8 +132,7 @@ class CancelToken:
             self._reason = reason
             registrations = list(self._registrations)
             self._registrations.clear()
-        for registration in registrations:
-            registration.run()
+        run_all(registrations)
         return True
 
     def __repr__(self) -> str:

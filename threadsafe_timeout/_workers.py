@@ -19,6 +19,7 @@ is on its way from the idle ones at any time; one that arrives and leaves tasks 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -144,8 +145,10 @@ class Crew:
         self.starting: set[Worker] = set()  # those of them that have not come for their first task yet
         self.idle: dict[Worker, None] = {}  # the last to come is the first to go: its caches are warm
         self.woken: Worker | None = None  # the one of them that is on its way
+        self.retiring: set[Worker] = set()  # those of them that take no work
         self.settling: set[Worker] = set()  # those that settle what is owed, before anything else
         self.abandoned: weakref.WeakSet[Worker] = weakref.WeakSet()
+        self.giving_up = 0  # tasks that are claimed and not owed yet
         self.owed: deque[TaskFuture] = deque()  # claimed by a thread that has no time to settle them
         self.open = not _exit.exiting  # takes tasks
         self.closed = False  # workers go home when there is nothing left to do
@@ -163,9 +166,14 @@ class Crew:
         # code, and what is thrown at a thread at its end leaves the lock held for ever.
         self._gone = threading.Condition(self.lock)
 
+    def not_awaited_at_exit(self) -> None:
+        """The exit of the interpreter does not wait for its tasks, and it takes them until the end."""
+        self.awaited_at_exit, self.open = False, True
+
     # Work in
 
     def submit(self, task: TaskFuture) -> None:
+        problem = None
         with self.lock:
             if not self.open:
                 self._refuse()
@@ -175,8 +183,17 @@ class Crew:
             self.tasks.append(task)
             if self.idle and self.woken is None:
                 self._wake_one()
-            if len(self.workers) < self.width and len(self.tasks) > len(self.idle) + len(self.starting):
-                self._start_another()
+            if self.takers() < self.width and len(self.tasks) > len(self.idle) + len(self.starting):
+                problem = self._start_another()
+        if problem is not None:  # without the lock, which a log handler may want
+            logger.warning(
+                "threadsafe-timeout: pool %s could not start another thread; it goes on with %d",
+                self.prefix, self.takers(), exc_info=problem,
+            )  # fmt: skip
+
+    def takers(self) -> int:
+        """How many workers take work."""
+        return len(self.workers) - len(self.retiring)
 
     def _refuse(self) -> None:
         if self.broken is not None:
@@ -221,6 +238,9 @@ class Crew:
                     if self.closed:
                         return None
                     self.idle[worker] = None
+                    if self.closed:  # `orphaned`, which takes no lock, may not have seen this one
+                        self.idle.pop(worker, None)
+                        return None
             if worker in self.idle:
                 worker.wake.acquire()
             else:
@@ -253,25 +273,30 @@ class Crew:
 
     # Threads in
 
-    def _start_another(self) -> None:
-        """Add a thread, or go on without; raises RuntimeError if there is none at all. The caller holds `lock`."""
+    def _start_another(self) -> RuntimeError | None:
+        """Add a thread, or go on without, and return why; raises that if there is none at all. The caller holds
+        `lock`."""
         try:
             self._start_worker()
-        except RuntimeError:
-            if not self.workers:
+        except RuntimeError as exc:
+            if not self.takers():
                 raise
-            logger.warning(
-                "threadsafe-timeout: pool %s could not start another thread; it goes on with %d",
-                self.prefix, len(self.workers), exc_info=True,
-            )  # fmt: skip
+            return exc
+        return None
 
     def _start_worker(self, first: Callable[[Worker], object] | None = None, retire: bool = False) -> None:
         """Add a thread. The caller holds `lock`. Raises RuntimeError if there is none to be had."""
         _timer.start()  # its tasks may outlive the main thread
         worker = Worker(self, f"{self.prefix}_{self._threads_named}", first, retire)
+        if not retire and self.takers() >= self.width:  # a finaliser or a signal handler has submitted, in here
+            if first is None:
+                return
+            retire = worker.retire = True
         self._threads_named += 1
         try:
             self.workers.add(worker)
+            if retire:
+                self.retiring.add(worker)
             (self.starting if first is None else self.settling).add(worker)
             worker.thread.start()
         except BaseException as exc:
@@ -283,8 +308,10 @@ class Crew:
     def admit(self, worker: Worker) -> bool:
         """Whether a thread that begins is wanted."""
         with self.lock:
-            if worker not in self.workers and (worker.first is not None or len(self.workers) < self.width):
+            if worker not in self.workers and (worker.first is not None or self.takers() < self.width):
                 self.workers.add(worker)
+                if worker.retire:
+                    self.retiring.add(worker)
             return worker in self.workers
 
     def _forget(self, worker: Worker) -> None:
@@ -302,6 +329,7 @@ class Crew:
             self.completed + worker.completed, self.failed + worker.failed, 0, 0
         )  # fmt: skip
         self.workers.discard(worker)
+        self.retiring.discard(worker)
 
     def initialize(self) -> bool:
         """Run the pool's initializer in a new worker; False if it failed, which breaks the pool (as ever)."""
@@ -319,14 +347,13 @@ class Crew:
             return False
         return True
 
-    def _drain(self) -> list[TaskFuture]:
-        tasks = []
+    def _drain(self) -> Iterator[TaskFuture]:
+        """Take what is pending, one by one: if something is raised meanwhile, the rest is still there."""
         while self.tasks:
             try:
-                tasks.append(self.tasks.popleft())
+                yield self.tasks.popleft()
             except IndexError:
-                break  # a worker was faster
-        return tasks
+                return  # a worker was faster
 
     # Threads out
 
@@ -341,7 +368,7 @@ class Crew:
         """Past `max_abandoned` slots stay empty. Now that an abandoned thread has ended they may be filled again, if
         there is work for them."""
         with self.lock:
-            while self.tasks and len(self.workers) < self.width and self.abandoned_alive() <= self.max_abandoned:
+            while self.tasks and self.takers() < self.width and self.abandoned_alive() <= self.max_abandoned:
                 try:
                     self._start_worker()
                 except RuntimeError:
@@ -382,7 +409,7 @@ class Crew:
         self.events.tell()
         if not replaced:
             settle_all(self)
-            if not self.workers:
+            if not self.takers():
                 for other in self._drain():
                     fail_pending(other, RuntimeError("the pool has lost its threads and could not start another"))
 
@@ -397,7 +424,9 @@ class Crew:
                 return
             if not task.owned():
                 return  # who has given it up settles it
-            if not task.done():
+            if task.done() and task.exception() is None:  # a callback of its future raised what ends a thread
+                self.completed += 1
+            else:
                 self.failed += 1
         self._owe(task, Outcome(error=exc))
 
@@ -409,9 +438,9 @@ class Crew:
     def _succeed(self, worker: Worker) -> bool:
         """Start who takes the place of a worker that died; False if there is no thread to be had. The caller holds
         `lock`."""
-        first = settle_owed if self.owed and not self.settling else None
+        first = settle_owed if self.owed and not self._is_settled_soon() else None
         try:
-            if (self.tasks and not self.workers) or not (worker.abandoned or worker.retire or self.closed):
+            if (self.tasks and not self.takers()) or not (worker.abandoned or worker.retire or self.closed):
                 self._start_worker(first)
             elif first is not None:
                 self._start_worker(first, retire=True)
@@ -423,11 +452,14 @@ class Crew:
         """Give up on the thread that runs `task`: fail the task, refill the slot. Called by the timer thread."""
         event, outcome = task.event("abandoned"), task.timed_out_outcome()
         call, scope, worker = task._call, task._scope, self.worker_of(task)
-        if worker is None or not task.claim():
-            return
+        with self.lock:
+            if worker is None or not task.claim():
+                return
+            self.giving_up += 1
         if call is not None and scope is not None:
             _scope.fence(scope, call[0])
         with self.lock:
+            self.giving_up -= 1
             if worker in self.workers:  # else it has ended just now, too late, and is gone
                 self.workers.discard(worker)
                 self.abandoned.add(worker)
@@ -446,7 +478,7 @@ class Crew:
             if exhausted:
                 error = self.exhausted_error()
                 self.events.put(logging.ERROR, str(error), Event("exhausted", self.prefix, error=error))
-            settled = self._replace(exhausted or len(self.workers) >= self.width)
+            settled = self._replace(exhausted or self.takers() >= self.width)
             self._gone.notify_all()
         if not settled:
             settle_all(self)  # no thread to be had: late deadlines are better than a future that never resolves
@@ -460,7 +492,7 @@ class Crew:
         The newcomer first settles what is owed: it may take an fsync, which the timer thread has no time for. Past the
         bound it does only that, as a member of the crew so that join() waits for it.
         """
-        if exhausted and not self.workers:
+        if exhausted and not self.takers():
             error = self.exhausted_error()
             for task in self._drain():
                 if task.claim(PENDING):
@@ -474,12 +506,19 @@ class Crew:
             return False
         return True
 
+    def _is_settled_soon(self) -> bool:
+        """Whether a thread is about to look at what is owed. One that is settling may wait for something, maybe for
+        what is owed; but there is a limit to how many there are. The caller holds `lock`."""
+        return len(self.settling) > self.width or any(not one.hand for one in self.settling)
+
     def fail_soon(self, task: TaskFuture, error: BaseException) -> None:
-        """Fail a task that the caller has claimed, in a thread that has the time."""
+        """Fail a task if it is still pending, in a thread that has the time."""
         with self.lock:
+            if not task.claim(PENDING):
+                return
             self.failed += 1
             self._owe(task, Outcome(error=error))
-            if self.settling:
+            if self._is_settled_soon():
                 return
             try:
                 self._start_worker(settle_owed, retire=True)
@@ -513,12 +552,20 @@ class Crew:
         with self.lock:
             self.closed, self.open = True, False
             self.shut_down = self.shut_down or not by_exit
-            pending = self._drain() if cancel_pending else []
             for worker in self.idle:
                 if worker.wake.locked():
                     worker.wake.release()
-        for task in pending:
-            cancelled_while_pending(task)
+        if cancel_pending:
+            for task in self._drain():
+                cancelled_while_pending(task)
+
+    def orphaned(self) -> None:
+        """Close it, when nobody refers to the executor any more. Takes no lock: a finaliser runs in any thread, and
+        under whatever lock that holds."""
+        self.closed, self.open, self.shut_down = True, False, True
+        for worker in list(self.idle):
+            with contextlib.suppress(RuntimeError):
+                worker.wake.release()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every worker that was not abandoned has gone home; False if `timeout` (seconds) passed first."""
@@ -530,7 +577,7 @@ class Crew:
             threads = [worker.thread for worker in self.workers]
         registration = _scope.on_cancel(self._wake)
         try:
-            while self.workers:
+            while self._has_work():
                 _scope.raise_if_cancelled()  # without the lock: a scope that expires has callbacks, which take locks
                 if not self._await_leaver(until):
                     return False
@@ -544,10 +591,13 @@ class Crew:
         self.events.flush(_TELLING)
         return True
 
+    def _has_work(self) -> bool:
+        return bool(self.workers or self.giving_up)
+
     def _await_leaver(self, until: float | None) -> bool:
         """Wait until all workers have left or this thread's scope is cancelled; False if the time is up."""
         with self.lock:
-            while self.workers and not _scope.cancel_pending():
+            while self._has_work() and not _scope.cancel_pending():
                 left = None if until is None else until - _clock.monotonic()
                 if left is not None and left <= 0:
                     return False
@@ -561,7 +611,7 @@ class Crew:
     def wait_settled(self, until: float) -> None:
         """Wait (to that instant at most) until nothing is owed."""
         with self.lock:
-            while (self.owed or self.settling) and (left := until - _clock.monotonic()) > 0:
+            while (self.owed or self.settling or self.giving_up) and (left := until - _clock.monotonic()) > 0:
                 self._gone.wait(left)
 
     def worker_of(self, task: TaskFuture) -> Worker | None:
@@ -582,7 +632,7 @@ class Crew:
             return {
                 "workers": len(self.workers),
                 "idle": len(self.idle),
-                "running": sum(worker.task is not None for worker in self.workers),
+                "running": sum(worker.task is not None for worker in self.workers - self.settling),
                 "pending": len(self.tasks),
                 "submitted": self.submitted,
                 "completed": self.completed + sum(worker.completed for worker in self.workers),
@@ -601,11 +651,13 @@ class Crew:
         self.workers.clear()
         self.starting.clear()
         self.settling.clear()
+        self.retiring.clear()
         self.idle.clear()
         self.tasks.clear()
         self.owed.clear()
         self.abandoned.clear()
         self.woken = None
+        self.giving_up = 0
 
 
 def _drawn(source: deque[TaskFuture]) -> Iterator[TaskFuture]:
