@@ -5,6 +5,7 @@ Guarantees:
 - `Process.join`, `Connection.recv`, `Connection.poll`, `connection.wait`, and what is built of them, are woken.
 - `Queue.get` and `put` end at the deadline; woken as well, unless another process or thread holds the queue's lock.
 - A message is received whole or not at all: a connection that is cancelled in the middle of one is closed.
+- A process that is forked inside a scope is not in it, and its parent's deadlines do nothing in it.
 
 The process that was waited for is left running, as after a timeout.
 
@@ -20,22 +21,59 @@ from select import POLLIN
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
+from threadsafe_timeout import _interrupt, _scope, _timer
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
 from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
 
 __all__ = ["MODULES", "apply"]
 
-MODULES = ("multiprocessing.connection", "multiprocessing.popen_fork", "multiprocessing.queues")
+MODULES = (
+    "multiprocessing.connection", "multiprocessing.popen_fork", "multiprocessing.process", "multiprocessing.queues",
+)  # fmt: skip
 
 _Wrapped = Callable[..., Any]
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
     name = module.__name__.rpartition(".")[2]
-    {"connection": _patch_connection, "popen_fork": _patch_popen, "queues": _patch_queue}[name](module, patching)
+    {
+        "connection": _patch_connection,
+        "popen_fork": _patch_popen,
+        "process": _patch_process,
+        "queues": _patch_queue,
+    }[name](module, patching)
+
+
+def _patch_process(module: ModuleType, patching: Patching) -> None:
+    original, installer = module.BaseProcess._bootstrap, os.getpid()
+
+    def bootstrap(self: Any, parent_sentinel: int | None = None) -> int:
+        if os.getpid() != installer:  # forked; a spawned child has installed this itself, and its deadlines are its own
+            _leave_inherited()
+        return original(self, parent_sentinel)  # type: ignore[no-any-return]  # the original is untyped
+
+    replace_attribute(patching, module.BaseProcess, "_bootstrap", bootstrap)
+
+
+def _leave_inherited() -> None:
+    """In a forked child, which never comes to the edge of the blocks that its parent was in."""
+    scope = innermost = _scope._current.get()
+    _scope._current.set(None)
+    _llm_call._current.set(None)
+    with _timer.lock:
+        # Those of the parent's other threads too: what they would wake is shared with the parent.
+        for entry in list(_timer._heap):
+            _timer.disarm(entry)
+        while scope is not None:
+            if not scope._once:  # an alarm: none is left after a fork
+                scope._state, scope._frame = _scope._DONE, None
+            scope = scope._parent
+    while innermost is not None:
+        _interrupt.dismiss(innermost)  # it may have expired since the fork
+        innermost = innermost._parent
 
 
 def _patch_popen(module: ModuleType, patching: Patching) -> None:
