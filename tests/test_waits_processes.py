@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import queue
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Pipe, wait
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 
 import pytest
@@ -407,6 +409,63 @@ def test_queues_of_processes_end_with_the_scope():
         assert items.get() == 1
     items.close()
     items.join_thread()
+
+
+class Service:
+    def slow(self):
+        time.sleep(1)
+        return "slow"
+
+    def quick(self):
+        return "quick"
+
+    def fails(self):
+        raise TimeoutError("its own")
+
+
+class Services(SyncManager):
+    pass
+
+
+Services.register("Service", Service)
+
+
+@pytest.fixture
+def services() -> Iterator[Services]:
+    with Services(ctx=multiprocessing.get_context("spawn")) as manager:
+        yield manager
+        gc.collect()  # the proxies, which close their connections
+    manager._process.close()
+
+
+def test_the_answer_of_a_cancelled_call_is_not_given_to_the_next_one(services):
+    service, values = services.Service(), services.dict()
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded), deadline(0.1):
+            service.slow()
+        assert service.quick() == "quick"
+        values["a"] = 1
+        with move_on_after(LONG):
+            assert values.copy() == {"a": 1}
+
+
+def test_an_error_that_is_the_answer_leaves_a_managers_connection_alone(services):
+    service = services.Service()
+    with move_on_after(LONG):
+        assert service.quick() == "quick"
+        connection = service._tls.connection
+        with pytest.raises(TimeoutError, match="its own"):
+            service.fails()
+        assert service.quick() == "quick"
+    assert service._tls.connection is connection
+    assert not connection.closed
+
+
+def test_a_managers_lock_is_released_by_who_is_cancelled_in_a_call(services):
+    service, lock = services.Service(), services.Lock()
+    with pytest.raises(DeadlineExceeded), deadline(0.1), lock:
+        service.slow()
+    assert lock.acquire(True, LONG)
 
 
 # --- processes that are forked inside a scope

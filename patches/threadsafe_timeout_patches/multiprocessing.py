@@ -5,6 +5,8 @@ Guarantees:
 - `Process.join`, `Connection.recv`, `Connection.poll`, `connection.wait`, and what is built of them, are woken.
 - `Queue.get` and `put` end at the deadline; woken as well, unless another process or thread holds the queue's lock.
 - A message is received whole or not at all: a connection that is cancelled in the middle of one is closed.
+- A manager's proxy that is cancelled while it waits for an answer uses a new connection afterwards: the answer that is
+  still to come is not taken for the next one.
 - A process that is forked inside a scope is not in it, and its parent's deadlines do nothing in it.
 
 The process that was waited for is left running, as after a timeout.
@@ -31,9 +33,11 @@ from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
 __all__ = ["MODULES", "apply"]
 
 MODULES = (
-    "multiprocessing.connection", "multiprocessing.popen_fork", "multiprocessing.process", "multiprocessing.queues",
+    "multiprocessing.connection", "multiprocessing.managers", "multiprocessing.popen_fork", "multiprocessing.process",
+    "multiprocessing.queues",
 )  # fmt: skip
 
+_TO_CONNECT = 1.0  # seconds
 _Wrapped = Callable[..., Any]
 
 
@@ -41,6 +45,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
     name = module.__name__.rpartition(".")[2]
     {
         "connection": _patch_connection,
+        "managers": _patch_proxy,
         "popen_fork": _patch_popen,
         "process": _patch_process,
         "queues": _patch_queue,
@@ -124,6 +129,38 @@ def _patch_connection(module: ModuleType, patching: Patching) -> None:
 def _read_in_scope(descriptor: int, size: int) -> bytes:
     wait_ready(descriptor, POLLIN, None)
     return os.read(descriptor, size)
+
+
+def _patch_proxy(module: ModuleType, patching: Patching) -> None:
+    original, current_scope = module.BaseProxy._callmethod, _scope.current_scope
+
+    def callmethod(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if current_scope() is None:
+            return original(self, *args, **kwargs)
+        if _scope.cancel_pending() and not hasattr(self._tls, "connection"):
+            # A clean-up, most likely: that it releases a lock must reach the manager, as it would have before.
+            with _scope.shield(_TO_CONNECT):
+                self._connect()
+        try:
+            return original(self, *args, **kwargs)
+        except BaseException as exc:  # Cancelled, or what an alarm's handler raised
+            if not _is_answer(exc):
+                _disconnect(self._tls)
+            raise
+
+    replace_attribute(patching, module.BaseProxy, "_callmethod", callmethod)
+
+
+def _is_answer(exc: BaseException) -> bool:
+    """Whether the manager sent it, or will send nothing any more: then the connection is as the original leaves it."""
+    within = exc.__traceback__ and exc.__traceback__.tb_next  # the original's frame; what was sent is raised in there
+    return isinstance(exc, (ConnectionError, EOFError)) or within is None or within.tb_next is None
+
+
+def _disconnect(local: Any) -> None:
+    connection = local.__dict__.pop("connection", None)
+    if connection is not None:
+        connection.close()
 
 
 def _patch_queue(module: ModuleType, patching: Patching) -> None:
