@@ -52,7 +52,7 @@ EXPECTED = {
     "time.sleep", "sleep", "Condition.wait", "Barrier._wait", "Thread.join", "Thread._delete", "select.select",
     "imported_select", "subprocess.run", "run", "subprocess.call", "Popen.wait", "Popen.communicate", "SelectSelector.select",
     "_PollLikeSelector.select", "EpollSelector.select", "BaseEventLoop.run_until_complete", "run_coroutine_threadsafe",
-    "Connection._recv", "Connection._recv_bytes", "Queue.get", "Queue.put", "SimpleQueue",
+    "Connection._recv_bytes", "Queue.get", "Queue.put", "SimpleQueue",
 }
 """
 ORDERS = {

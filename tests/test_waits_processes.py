@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 from blocked import LONG, Blocked
 from threadsafe_timeout_patches import _descriptors, _llm_call
+from threadsafe_timeout_patches import multiprocessing as patch
 
 from threadsafe_timeout import (
     CancelScope,
@@ -380,6 +381,46 @@ def test_connections_end_with_the_scope_and_stay_usable():
             right.close()
             with pytest.raises(EOFError):
                 left.recv()
+
+
+def test_a_message_that_arrives_as_its_reader_is_cancelled_is_received(monkeypatch):
+    waits = patch.wait_ready
+
+    def wait_then_be_cancelled(*args):
+        ready = waits(*args)
+        _scope.current_scope().cancel()
+        return ready
+
+    monkeypatch.setattr(patch, "wait_ready", wait_then_be_cancelled)
+    left, right = Pipe()
+    with left, right:
+        blocked = Blocked(left.recv)
+        right.send("message")
+        assert blocked.join().result == "message"
+        assert blocked.scope.cancel_called
+
+
+def test_messages_that_cross_cancellations_are_neither_lost_nor_do_they_close_the_connection():
+    left, right = Pipe()
+    with left, right:
+        for message in range(300):
+            blocked = Blocked(left.recv)
+            right.send(message)
+            blocked.cancel()
+            assert (blocked.result if blocked.returned else left.recv()) == message
+
+
+def test_items_that_cross_cancellations_stay_in_their_queue():
+    items = multiprocessing.get_context("spawn").Queue()
+    for item in range(300):
+        blocked = Blocked(items.get)
+        items.put(item)
+        while not items._reader.poll() and blocked.thread.is_alive():
+            pass
+        blocked.cancel()
+        assert (blocked.result if blocked.returned else items.get()) == item
+    items.close()
+    items.join_thread()
 
 
 def test_a_connection_cancelled_in_the_middle_of_a_message_is_closed():

@@ -19,12 +19,11 @@ from __future__ import annotations
 import os
 import queue
 from collections.abc import Callable
-from select import POLLIN
+from select import POLLIN, poll
 from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _interrupt, _scope, _timer
-from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
@@ -104,31 +103,46 @@ def _wait_in_scope(original: _Wrapped, popen: Any, timeout: float | None) -> int
 
 
 def _patch_connection(module: ModuleType, patching: Patching) -> None:
-    connection = module.Connection
-    original_bytes, original_recv, current_scope = connection._recv_bytes, connection._recv, _scope.current_scope
+    original, current_scope = module.Connection._recv_bytes, _scope.current_scope
 
     def recv_bytes(self: Any, maxsize: int | None = None) -> Any:
-        if current_scope() is None:
-            return original_bytes(self, maxsize)
-        wait_ready(self._handle, POLLIN, None)
-        try:
-            return original_bytes(self, maxsize)
-        except Cancelled:
-            self.close()  # the rest of this message would be taken for the next one
-            raise
+        return original(self if current_scope() is None else _Message(self), maxsize)
 
-    def recv(self: Any, size: int, read: Callable[[int, int], bytes] = os.read) -> Any:
-        if current_scope() is None:
-            return original_recv(self, size, read)
-        return original_recv(self, size, _read_in_scope)
-
-    replace_attribute(patching, connection, "_recv_bytes", recv_bytes)
-    replace_attribute(patching, connection, "_recv", recv)
+    replace_attribute(patching, module.Connection, "_recv_bytes", recv_bytes)
 
 
-def _read_in_scope(descriptor: int, size: int) -> bytes:
-    wait_ready(descriptor, POLLIN, None)
-    return os.read(descriptor, size)
+class _Message:
+    """Stands in for a connection while one message is read from it: it knows whether any of it was."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._begun = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def _recv(self, size: int) -> Any:
+        return self._connection._recv(size, self._read)
+
+    def _read(self, descriptor: int, size: int) -> bytes:
+        if not _is_ready(descriptor):
+            try:
+                wait_ready(descriptor, POLLIN, None)
+            except BaseException:  # Cancelled, or what an alarm's handler raised
+                if self._begun:
+                    self._connection.close()  # the rest of this message would be taken for the next one
+                raise
+        # It is read however cancelled the scope is: between a wait and this, nothing is lost.
+        read = os.read(descriptor, size)
+        self._begun = True
+        return read
+
+
+def _is_ready(descriptor: int) -> bool:
+    """Whether it can be read without waiting. No cooperative point."""
+    poller = poll()
+    poller.register(descriptor, POLLIN)
+    return bool(poller.poll(0))
 
 
 def _patch_proxy(module: ModuleType, patching: Patching) -> None:
