@@ -14,7 +14,7 @@ from threadsafe_timeout import DeadlineExceeded, deadline, move_on_after, patche
 
 IMPORTS = """
 import asyncio, concurrent.futures, multiprocessing.connection, multiprocessing.popen_fork, multiprocessing.queues
-import queue, select, selectors, subprocess, threading, time
+import multiprocessing.managers, queue, select, selectors, subprocess, threading, time
 from asyncio import run_coroutine_threadsafe
 from queue import SimpleQueue
 from select import select as imported_select
@@ -33,6 +33,7 @@ def snapshot():
         threading.Condition, threading.Barrier, threading.Thread, subprocess.Popen, selectors.SelectSelector,
         selectors._PollLikeSelector, selectors.DefaultSelector, asyncio.base_events.BaseEventLoop,
         multiprocessing.connection.Connection, multiprocessing.popen_fork.Popen, multiprocessing.queues.Queue,
+        multiprocessing.queues.JoinableQueue, multiprocessing.managers.BaseProxy, multiprocessing.process.BaseProcess,
     ]
     return {f"{getattr(o, '__qualname__', o.__name__)}.{n}": v for o in owners for n, v in vars(o).items()}
 
@@ -52,7 +53,8 @@ EXPECTED = {
     "time.sleep", "sleep", "Condition.wait", "Barrier._wait", "Thread.join", "Thread._delete", "select.select",
     "imported_select", "subprocess.run", "run", "subprocess.call", "Popen.wait", "Popen.communicate", "SelectSelector.select",
     "_PollLikeSelector.select", "EpollSelector.select", "BaseEventLoop.run_until_complete", "run_coroutine_threadsafe",
-    "Connection._recv_bytes", "Queue.get", "Queue.put", "SimpleQueue",
+    "Connection._poll", "Connection._recv_bytes", "Queue.get", "Queue.put", "JoinableQueue.put", "SimpleQueue",
+    "BaseProxy._callmethod", "BaseProcess._bootstrap",
 }
 """
 ORDERS = {

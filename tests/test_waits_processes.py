@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Pipe, wait
 from multiprocessing.managers import SyncManager
 from pathlib import Path
@@ -41,6 +41,7 @@ from threadsafe_timeout import (
 )
 
 SLEEPS = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+forks = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 SELECTORS = [cls for name, cls in vars(selectors).items() if name in {"SelectSelector", "PollSelector", "EpollSelector"}]
 
 
@@ -434,8 +435,9 @@ def test_a_connection_cancelled_in_the_middle_of_a_message_is_closed():
         assert left.closed
 
 
-def test_queues_of_processes_end_with_the_scope():
-    items = multiprocessing.get_context("spawn").Queue(1)
+@pytest.mark.parametrize("kind", ["Queue", "JoinableQueue"])
+def test_queues_of_processes_end_with_the_scope(kind):
+    items = getattr(multiprocessing.get_context("spawn"), kind)(1)
     assert Blocked(items.get).cancel().scope.cancelled_caught
     with pytest.raises(DeadlineExceeded), deadline(0.02):
         items.get()
@@ -450,6 +452,61 @@ def test_queues_of_processes_end_with_the_scope():
         assert items.get() == 1
     items.close()
     items.join_thread()
+
+
+def test_what_needs_no_wait_does_not_raise_in_a_cancelled_scope():
+    left, right = Pipe()
+    items = multiprocessing.get_context("spawn").JoinableQueue(1)
+    with left, right, CancelScope() as scope:
+        scope.cancel()
+        assert not left.poll()
+        right.send("x" * 20_000)
+        assert left.poll()
+        assert left.poll(LONG)
+        assert left.recv() == "x" * 20_000
+        with pytest.raises(queue.Empty):
+            items.get_nowait()
+        items.put(1)
+        with pytest.raises(queue.Full):
+            items.put_nowait(2)
+        with shield(LONG):
+            while items.empty():
+                time.sleep(0)
+        assert items.get() == 1
+        items.put(2)
+        with shield(LONG):
+            while items.empty():
+                time.sleep(0)
+        assert items.get_nowait() == 2
+    assert not scope.cancelled_caught
+    for call in (items.get, lambda: items.put(1) or items.put(2)):
+        with CancelScope() as scope:
+            scope.cancel()
+            call()
+            raise AssertionError(call)
+        assert scope.cancelled_caught
+    assert items.get() == 1
+    items.close()
+    items.join_thread()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@forks
+def test_a_process_that_has_ended_is_joined_in_a_cancelled_scope(method):
+    process = multiprocessing.get_context(method).Process(target=os._exit, args=(3,))
+    try:
+        process.start()
+        assert wait([process.sentinel], LONG)
+        if method != "forkserver":  # whose child it is
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with CancelScope() as scope:
+            scope.cancel()
+            process.join()
+        assert not scope.cancelled_caught
+        assert process.exitcode == 3
+        process.close()
+    finally:
+        forkserver._forkserver._stop()
 
 
 class Service:
@@ -512,7 +569,6 @@ def test_a_managers_lock_is_released_by_who_is_cancelled_in_a_call(services):
 # --- processes that are forked inside a scope
 
 FORK = multiprocessing.get_context("fork")
-forks = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 
 
 def report(connection, call):
@@ -612,10 +668,11 @@ def test_a_forked_process_does_not_wake_its_parents_threads(pair):
 
 
 def test_everything_is_the_original_again_afterwards():
-    from multiprocessing import connection, popen_fork, queues
+    from multiprocessing import connection, managers, popen_fork, process, queues
 
     uninstall()
     owners = [subprocess.Popen, subprocess, popen_fork.Popen, connection.Connection, queues.Queue, selectors, select]
+    owners += [queues.JoinableQueue, managers.BaseProxy, process.BaseProcess]
     for owner in [*owners, *SELECTORS, selectors._PollLikeSelector]:
         for value in vars(owner).values():
             assert "threadsafe_timeout" not in getattr(getattr(value, "__code__", None), "co_filename", "")

@@ -11,6 +11,8 @@ Guarantees:
 
 The process that was waited for is left running, as after a timeout.
 
+`Process.join`, `recv`, `poll`, `get` and `put` that need not wait do not raise.
+
 Not reached: locks, semaphores, conditions and events of `multiprocessing`, which wait in C; sending to a full pipe.
 """
 
@@ -36,7 +38,7 @@ MODULES = (
     "multiprocessing.queues",
 )  # fmt: skip
 
-_TO_CONNECT = 1.0  # seconds
+_A_MOMENT = 1.0  # seconds, for what takes much less
 _Wrapped = Callable[..., Any]
 
 
@@ -92,23 +94,36 @@ def _patch_popen(module: ModuleType, patching: Patching) -> None:
 
 
 def _wait_in_scope(original: _Wrapped, popen: Any, timeout: float | None) -> int | None:
-    descriptor = exit_descriptor(popen.pid)
+    # A fork server reaps its processes by itself: the number may be another one's by now.
+    descriptor = None if popen.method == "forkserver" else exit_descriptor(popen.pid)
+    watched = popen.sentinel if descriptor is None else descriptor
     try:
-        if not wait_ready(popen.sentinel if descriptor is None else descriptor, POLLIN, timeout):
+        if not _is_ready(watched) and not wait_ready(watched, POLLIN, timeout):
             return None
     finally:
         if descriptor is not None:
             os.close(descriptor)
-    return original(popen)  # type: ignore[no-any-return]  # it has ended: this reaps it
+    with _scope.shield(_A_MOMENT):
+        code: int | None = original(popen)  # it has ended: this reaps it
+    return code
 
 
 def _patch_connection(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.Connection._recv_bytes, _scope.current_scope
+    connection, current_scope = module.Connection, _scope.current_scope
+    original_recv, original_poll = connection._recv_bytes, connection._poll
 
     def recv_bytes(self: Any, maxsize: int | None = None) -> Any:
-        return original(self if current_scope() is None else _Message(self), maxsize)
+        return original_recv(self if current_scope() is None else _Message(self), maxsize)
 
-    replace_attribute(patching, module.Connection, "_recv_bytes", recv_bytes)
+    def poll(self: Any, timeout: float | None) -> bool:
+        if current_scope() is not None:
+            ready = _is_ready(self._handle)
+            if ready or (timeout is not None and timeout <= 0):
+                return ready
+        return original_poll(self, timeout)  # type: ignore[no-any-return]  # the original is untyped
+
+    replace_attribute(patching, connection, "_recv_bytes", recv_bytes)
+    replace_attribute(patching, connection, "_poll", poll)
 
 
 class _Message:
@@ -153,7 +168,7 @@ def _patch_proxy(module: ModuleType, patching: Patching) -> None:
             return original(self, *args, **kwargs)
         if _scope.cancel_pending() and not hasattr(self._tls, "connection"):
             # A clean-up, most likely: that it releases a lock must reach the manager, as it would have before.
-            with _scope.shield(_TO_CONNECT):
+            with _scope.shield(_A_MOMENT):
                 self._connect()
         try:
             return original(self, *args, **kwargs)
@@ -178,29 +193,35 @@ def _disconnect(local: Any) -> None:
 
 
 def _patch_queue(module: ModuleType, patching: Patching) -> None:
-    original_get, original_put, current_scope = module.Queue.get, module.Queue.put, _scope.current_scope
+    original_get, current_scope = module.Queue.get, _scope.current_scope
 
     def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:
         if current_scope() is None or not block:
             return original_get(self, block, timeout)
         return _capped(lambda seconds: original_get(self, True, seconds), timeout, queue.Empty)
 
+    replace_attribute(patching, module.Queue, "get", get)
+    for owner in (module.Queue, module.JoinableQueue):  # which has a `put` of its own
+        _patch_put(owner, patching)
+
+
+def _patch_put(owner: Any, patching: Patching) -> None:
+    original, current_scope = owner.put, _scope.current_scope
+
     def put(self: Any, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         if current_scope() is None or not block:
-            original_put(self, obj, block, timeout)
+            original(self, obj, block, timeout)
         else:
-            _capped(lambda seconds: original_put(self, obj, True, seconds), timeout, queue.Full)
+            _capped(lambda seconds: original(self, obj, True, seconds), timeout, queue.Full)
 
-    replace_attribute(patching, module.Queue, "get", get)
-    replace_attribute(patching, module.Queue, "put", put)
+    replace_attribute(patching, owner, "put", put)
 
 
 def _capped(call: Callable[[float | None], Any], timeout: float | None, expired: type[Exception]) -> Any:
-    _scope.raise_if_cancelled()
     remaining = Remaining(timeout)
     while True:
         try:
-            return call(remaining.seconds())
+            return call(remaining.seconds())  # 0 in a cancelled scope: what needs no wait is done
         except expired:
             _scope.raise_if_cancelled()
             if not remaining.own:
