@@ -706,6 +706,88 @@ def test_a_wait_goes_on_after_a_handler_that_returned(name):
     assert used[1] - used[0] < SOON / 2, "it did not wait, it looked all the time"
 
 
+def is_gone(pid):
+    """Whether the process ends soon; one that has, and that nobody has waited for, counts."""
+    for _ in range(100 * WAIT):
+        try:
+            os.kill(pid, 0)
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] in "ZX":
+                    return True
+        except OSError:
+            return True
+        threading.Event().wait(0.01)
+    return False
+
+
+def communicate(command, **pipes):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **pipes) as child:
+        return child.communicate()[0]
+
+
+CHILDREN = {
+    "run, captured": lambda command: subprocess.run(command, capture_output=True, check=True).stdout,
+    "run, input": lambda command: subprocess.run(command, input=b"x" * 300_000, stdout=subprocess.PIPE, check=True).stdout,
+    "check_output": subprocess.check_output,
+    "check_output, text": lambda command: subprocess.check_output(command, text=True).encode(),
+    "communicate": lambda command: communicate(command, stderr=subprocess.PIPE),
+    "communicate, one pipe": communicate,
+}
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_a_child_lives_on_after_a_handler_that_returned(name, tmp_path):
+    flag, seen = tmp_path / "flag", threading.Event()
+
+    def work():
+        with time_limit(5 * SOON, lambda signum, frame: seen.set()):
+            return CHILDREN[name](["sh", "-c", f"while [ ! -e {flag} ]; do sleep 0.01; done; echo done"])
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        until = time.monotonic() + WAIT
+        # A read that is one call of the system's is not woken: there the handler waits for its end.
+        while not seen.is_set() and not (name == "communicate, one pipe" and any(a._due for a in list(_alarm._set))):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        flag.touch()
+        assert future.result(WAIT) == b"done\n"
+    assert seen.is_set()
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_a_child_is_killed_when_the_handler_raises(name, tmp_path):
+    file = tmp_path / "pid"
+
+    def work():
+        with time_limit(10 * SOON):
+            return CHILDREN[name](["sh", "-c", f"echo $$ > {file}.new; mv {file}.new {file}; sleep {WAIT} & wait"])
+
+    started = time.monotonic()
+    with pytest.raises(Slow):
+        in_thread(work)
+    assert time.monotonic() - started < WAIT / 2
+    if file.exists():
+        assert is_gone(int(file.read_text()))
+
+
+def test_a_handler_that_returned_does_not_make_a_timeout_kill():
+    seen = []
+
+    def work():
+        with time_limit(5 * SOON, lambda *args: seen.append(1)):
+            child = subprocess.Popen(["sleep", str(WAIT)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.communicate(timeout=15 * SOON)
+            alive = child.poll() is None
+            child.kill()
+            child.communicate()
+            return alive
+
+    assert in_thread(work)
+    assert seen == [1]
+
+
 def test_uninstall_unsets_the_alarms():
     proceed, uninstalled = threading.Event(), threading.Event()
 

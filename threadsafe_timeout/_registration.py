@@ -37,9 +37,10 @@ def run_all(registrations: Iterable[_Runnable]) -> None:
 class Registration:
     """A callback that runs when one of some scopes is cancelled."""
 
-    __slots__ = ("_callback", "_running", "_scopes")
+    __slots__ = ("_alarms", "_callback", "_running", "_scopes")
 
-    def __init__(self, callback: Callable[[], object]) -> None:
+    def __init__(self, callback: Callable[[], object], alarms: bool = True) -> None:
+        self._alarms = alarms  # whether it also runs for these, after which the thread may go on
         # Written under _timer.lock, and under _running once there is one.
         self._callback: Callable[[], object] | None = callback
         # Held while the callback runs, so that unregister() waits for it: what the callback wakes (a socket, say) may
@@ -56,6 +57,9 @@ class Registration:
                 return
             now = _clock.monotonic()
             while scope is not None:
+                if scope._once and not self._alarms:
+                    scope = scope._parent
+                    continue
                 if scope._cancelled:
                     cancelled = True
                     break

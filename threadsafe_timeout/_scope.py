@@ -21,7 +21,8 @@ What the pool and the patches use:
   `cancel_pending()` for who holds a lock.
 - `time_remaining()`: seconds to the earliest deadline around, `inf` without one.
 - `on_cancel(callback)`: a `Registration` on every scope around; the callback runs, in whichever thread cancels, when
-  one of them is cancelled. After `unregister()` has returned it is not running and never will.
+  one of them is cancelled, or, but for `alarms=False`, when an alarm goes off. After `unregister()` has returned it is
+  not running and never will.
 - `CancelScope.cancel(reason)`, and the scope as a context manager.
 """
 
@@ -486,9 +487,13 @@ def fence(scope: CancelScope, context: Context) -> None:
         inner = inner._parent
 
 
-def on_cancel(callback: Callable[[], object]) -> Registration:
-    """Have `callback` run when a scope around is cancelled; at once, in this thread, if one is already."""
-    registration = Registration(callback)
+def on_cancel(callback: Callable[[], object], *, alarms: bool = True) -> Registration:
+    """Have `callback` run when a scope around is cancelled; at once, in this thread, if one is already.
+
+    An alarm counts as a scope. But its handler may return, and then what was woken goes on: a callback that does more
+    than wake wants no `alarms`.
+    """
+    registration = Registration(callback, alarms)
     registration.attach(_current.get())
     return registration
 

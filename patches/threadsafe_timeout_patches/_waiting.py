@@ -28,6 +28,7 @@ __all__ = [
     "checked_timeout",
     "held_lock",
     "is_library",
+    "raised_by_alarm",
     "release",
     "replace_attribute",
     "wait",
@@ -129,6 +130,16 @@ def is_library(module: str) -> bool:
     """The standard library, ours, and the packages in which nothing may be interrupted half way (`PROTECTED`)."""
     package = module.partition(".")[0]
     return package in PROTECTED or package in sys.stdlib_module_names
+
+
+def raised_by_alarm(exc: BaseException) -> bool:
+    """Whether it is what the handler of an alarm raised."""
+    traceback = exc.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") == "threadsafe_timeout._alarm":
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def replace_attribute(patching: Patches, owner: Any, name: str, new: Callable[..., Any]) -> None:

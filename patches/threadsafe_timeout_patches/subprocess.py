@@ -8,19 +8,23 @@ Guarantees, when a scope is cancelled while its thread is in `wait`, `communicat
 - The child is reaped: no zombie is left. After `communicate` and the functions, its pipes are closed.
 - A child in no cancelled wait is not touched: who started it may want it to go on.
 - `run` and its kind start nothing in a scope that is cancelled already.
+- An alarm (see `signal_alarm`) whose handler returns leaves the child alone. If the handler raises, a child that was
+  communicated with is killed.
 
-Not guaranteed: a descendant that has left the tree (a daemon) lives on; if it keeps a pipe open that a `communicate`
-with a single pipe reads, that ends when it does.
+Not guaranteed: a descendant that has left the tree (a daemon) lives on. A program's own `communicate` with a single
+pipe is one read, in C: it ends with the last writer, and an alarm's handler waits for that, unless it has a `raise`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
 import subprocess
 from collections.abc import Callable
+from sys import _getframe
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +32,7 @@ from threadsafe_timeout import _scope
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
-from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
+from threadsafe_timeout_patches._waiting import Remaining, raised_by_alarm, replace_attribute
 
 __all__ = ["MODULES", "apply", "kill_tree"]
 
@@ -53,7 +57,12 @@ def apply(module: ModuleType, patching: Patching) -> None:
     def popen_communicate(self: Any, input: Any = None, timeout: float | None = None) -> Any:
         if current_scope() is None:
             return communicate(self, input, timeout)
-        return _communicate_in_scope(communicate, wait, self, input, timeout)
+        one_call = timeout is None and _is_one_call(self)
+        call = functools.partial(communicate, self, input, timeout)
+        if one_call and self.stdin is None and _getframe(1).f_globals is vars(module):
+            # For `run`, which has read nothing yet: what a file object has read ahead would be missed.
+            one_call, call = False, functools.partial(_read_by_descriptor, communicate, self)
+        return _communicate_in_scope(call, wait, self, one_call)
 
     replace_attribute(patching, module.Popen, "wait", popen_wait)
     replace_attribute(patching, module.Popen, "communicate", popen_communicate)
@@ -107,25 +116,42 @@ def _wait_capped(original: _Wrapped, popen: Any, timeout: float | None) -> int:
                 raise
 
 
-def _communicate_in_scope(
-    original: _Wrapped, wait: _Wrapped, popen: Any, input: Any, timeout: float | None
-) -> tuple[Any, Any]:
-    killed = False
+def _is_one_call(popen: Any) -> bool:
+    """Whether to communicate is to read, or to write, a pipe in one call, written in C."""
+    return not popen._communication_started and [popen.stdin, popen.stdout, popen.stderr].count(None) == 2
+
+
+def _read_by_descriptor(original: _Wrapped, popen: Any) -> Any:
+    """Read a single pipe the way several are: through a selector, which is woken."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return original(popen, None, _LONG)
+
+
+def _communicate_in_scope(call: Callable[[], Any], wait: _Wrapped, popen: Any, one_call: bool) -> Any:
+    killed, around = False, _scope.current_scope()
 
     def kill() -> None:
-        # In the canceller's thread: reading a single pipe is one C call, which ends when the pipe does.
+        # In the canceller's thread: one call in C ends when the pipe does.
         nonlocal killed
         if popen.poll() is None:
             killed = True
             kill_tree(popen.pid)
 
+    def kill_for_alarm() -> None:
+        if _alarm_will_raise(around):
+            kill()
+
     try:
         _scope.raise_if_cancelled()
-        registration = _scope.on_cancel(kill)
+        registrations = [_scope.on_cancel(kill, alarms=False)]
+        if one_call:
+            registrations.append(_scope.on_cancel(kill_for_alarm))
         try:
-            result: tuple[Any, Any] = original(popen, input, timeout)
+            result = call()
         finally:
-            registration.unregister()
+            for registration in registrations:
+                registration.unregister()
         if killed:
             _scope.raise_if_cancelled()
         return result
@@ -136,6 +162,19 @@ def _communicate_in_scope(
                 with contextlib.suppress(OSError):
                     pipe.close()
         raise
+    except BaseException as exc:
+        if raised_by_alarm(exc) and popen.poll() is None:
+            kill_tree(popen.pid)
+        raise
+
+
+def _alarm_will_raise(scope: Any) -> bool:
+    """Whether the handler of an alarm that has gone off is likely to raise something."""
+    while scope is not None:
+        if scope._once and scope._cancelled and scope._will_raise():
+            return True
+        scope = scope._parent
+    return False
 
 
 def _end(wait: _Wrapped, popen: Any) -> None:
