@@ -60,8 +60,10 @@ __all__ = [
     "move_on_at",
     "on_cancel",
     "raise_if_cancelled",
+    "run_due_alarms",
     "shield",
     "sleep",
+    "take_over",
     "time_remaining",
 ]
 
@@ -549,6 +551,17 @@ def raise_if_cancelled() -> None:
 
 
 check_cancelled = raise_if_cancelled
+
+
+def run_due_alarms() -> None:
+    """Run the handlers of alarms that are due: for who is told of cancelled scopes in another way."""
+    while (scope := cancelled_scope()) is not None and scope._once:
+        scope._deliver()
+
+
+def take_over(context: Context) -> None:
+    """Have here the alarms that there are in `context`, a copy of the present one in which handlers have run."""
+    _current.set(context[_current])
 
 
 def current_deadline() -> float:

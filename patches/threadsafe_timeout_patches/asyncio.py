@@ -7,6 +7,8 @@ Guarantees:
   `CancelledError`. The loop's own clean-up runs to its end. What has a result nevertheless returns it.
 - A coroutine given to `run_coroutine_threadsafe` inside a scope belongs to it: it is cancelled when the scope is, and
   goes on if the scope is left before. Whoever waits for its future gets `Cancelled`, as in every wait.
+- The handler of an alarm (see `signal_alarm`) runs in the loop's thread, between two callbacks. If it returns, the loop
+  goes on; what it raises comes out of `run`, when what runs has been cancelled and has ended.
 
 Scopes *inside* coroutines are the core's business. Not reached: event loops that are not written in Python (uvloop).
 """
@@ -14,6 +16,7 @@ Scopes *inside* coroutines are the core's business. Not reached: event loops tha
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import inspect
 from collections.abc import Callable
 from sys import _getframe
@@ -21,7 +24,6 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
-from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
@@ -59,7 +61,7 @@ def _is_clean_up(future: Any, caller: FrameType) -> bool:
 def _refuse_if_cancelled(coroutine: Any) -> None:
     try:
         _scope.raise_if_cancelled()
-    except Cancelled:
+    except BaseException:  # an alarm's handler may raise anything
         if inspect.iscoroutine(coroutine):
             coroutine.close()  # else it complains that nobody awaited it
         raise
@@ -73,23 +75,48 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
         task = loop.create_task(future)
         task._log_destroy_pending = False  # as the original does for a coroutine: the caller has no task to ask
 
-    asked = False
+    asked = ended = False
+    raised: BaseException | None = None
+    context = contextvars.copy_context()  # in place of the thread's, which is in use: the loop runs in it
 
     def ask() -> None:
         nonlocal asked
         asked = True
-        with contextlib.suppress(RuntimeError):  # closed meanwhile
-            loop.call_soon_threadsafe(task.cancel)
+        in_loop(task.cancel)
 
-    registration = _scope.on_cancel(ask)
+    def run_alarms() -> None:
+        nonlocal raised
+        if ended or raised is not None:
+            return  # what is due stays due
+        try:
+            _scope.run_due_alarms()
+        except BaseException as exc:
+            raised = exc
+            task.cancel()
+
+    def in_loop(call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            loop.call_soon_threadsafe(call, context=context)
+
+    registrations = [_scope.on_cancel(ask, alarms=False), _scope.on_cancel(lambda: in_loop(run_alarms))]
     try:
-        return original(loop, task)
-    except asyncio.CancelledError:
-        if asked:
-            _scope.raise_if_cancelled()
-        raise
+        result = original(loop, task)
+    except BaseException as exc:
+        if raised is None:
+            if asked and isinstance(exc, asyncio.CancelledError):
+                _scope.raise_if_cancelled()
+            raise
     finally:
-        registration.unregister()
+        ended = True
+        for registration in registrations:
+            registration.unregister()
+        _scope.take_over(context)
+    if raised is None:
+        return result
+    try:
+        raise raised
+    finally:
+        raised = None  # its traceback refers to this frame
 
 
 def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> None:
@@ -100,7 +127,7 @@ def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> N
             return original(coro, loop)
         _refuse_if_cancelled(coro)
         future = original(coro, loop)
-        registration = _scope.on_cancel(future.cancel)
+        registration = _scope.on_cancel(future.cancel, alarms=False)
         future.add_done_callback(lambda _: registration.unregister())
         return future
 
