@@ -62,7 +62,21 @@ def run_a_task_by_hand(main):
         loop.close()
 
 
-@pytest.mark.parametrize("run", [lambda main: asyncio.run(main()), run_by_hand, run_a_task_by_hand], ids=["run", "by hand", "task"])
+class Awaitable:
+    """Neither a coroutine nor a future."""
+
+    def __init__(self, main):
+        self.main = main
+
+    def __await__(self):
+        return self.main().__await__()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [lambda main: asyncio.run(main()), run_by_hand, run_a_task_by_hand, lambda main: run_by_hand(lambda: Awaitable(main))],
+    ids=["run", "by hand", "task", "awaitable"],
+)
 def test_a_loop_ends_with_the_scope_around_it(run):
     main = Main()
     with pytest.raises(DeadlineExceeded), deadline(0.2):  # enough for it to begin
@@ -112,6 +126,11 @@ def test_what_ends_in_time_ends_as_ever():
                 asyncio.run(cancels_itself())
             with pytest.raises(ValueError, match="a coroutine was expected"):
                 asyncio.run(1)
+            loop = asyncio.new_event_loop()
+            assert loop.run_until_complete(Awaitable(lambda: main(2))) == 2
+            with pytest.raises(TypeError, match="awaitable is required"):
+                loop.run_until_complete(1)
+            loop.close()
         assert not scope.cancel_called
 
 

@@ -39,11 +39,12 @@ def apply(module: ModuleType, patching: Patching) -> None:
         _patch_run_coroutine_threadsafe(module, patching)
         return
     original, current_scope = module.BaseEventLoop.run_until_complete, _scope.current_scope
+    isfuture = module.futures.isfuture
 
     def run_until_complete(self: Any, future: Any) -> Any:
         if current_scope() is None or _is_clean_up(future, _getframe(1)) or self.is_closed() or self.is_running():
             return original(self, future)
-        if inspect.iscoroutine(future) or called_by_asyncio(_getframe(1)):  # which has not begun
+        if not isfuture(future) or called_by_asyncio(_getframe(1)):  # which has not begun
             _refuse_if_cancelled(future)
         return _run_in_scope(original, self, future)
 
@@ -70,10 +71,9 @@ def _refuse_if_cancelled(coroutine: Any) -> None:
 def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
     import asyncio
 
-    task = future
-    if inspect.iscoroutine(future):
-        task = loop.create_task(future)
-        task._log_destroy_pending = False  # as the original does for a coroutine: the caller has no task to ask
+    task = asyncio.ensure_future(future, loop=loop)
+    if task is not future:
+        task._log_destroy_pending = False  # as the original does: the caller has no task to ask
 
     asked = ended = False
     raised: BaseException | None = None
