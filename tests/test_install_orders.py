@@ -112,7 +112,7 @@ before = snapshot(modules)
 for label, (owner, names) in before.items():
     for name, value in names.items():
         function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
-        where = function.__globals__["__name__"] if isinstance(function, type(load)) else ""
+        where = function.__globals__.get("__name__", "") if isinstance(function, type(load)) else ""
         if type(value).__module__.startswith("wrapt") or where.startswith("threadsafe_timeout"):
             problems.append(f"left after uninstall(): {label}.{name} is {value!r}")
 t.install()
