@@ -1,6 +1,7 @@
 """The interrupt lands nowhere but where it may: tried at every place it could, and in real loops."""
 
 import contextlib
+import dis
 import itertools
 import logging
 import sys
@@ -529,3 +530,16 @@ def test_what_is_sent_into_an_except_body_is_still_the_plain_exception():
                 loop()
     assert type(caught.value.__cause__) is Cancelled
     assert isinstance(caught.value.__cause__.__context__, KeyError)
+
+
+def test_an_async_with_inside_another_block_is_not_covered_by_that_ones_handler():
+    async def body(outer, inner, wait):
+        with outer:
+            async with inner:
+                await wait()
+
+    code = body.__code__
+    enters = [step.offset for step in dis.get_instructions(code) if step.opname == "BEFORE_ASYNC_WITH"]
+    assert len(enters) == 1
+    mapped = CodeMap(code)
+    assert not any(mapped.covered_by(offset, enters[0]) for offset in mapped.names)

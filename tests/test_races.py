@@ -33,6 +33,7 @@ from threadsafe_timeout import (
     deadline,
     move_on_after,
     shield,
+    sleep,
 )
 
 BOUND = 10.0
@@ -201,6 +202,20 @@ def test_a_registration_that_was_taken_back_is_not_attached_again():
         registration.unregister()
         registration.attach(scope)
         assert not scope._callbacks
+
+
+def test_a_shield_with_a_deadline_of_its_own_is_lowered_all_the_same():
+    with CancelScope() as outer:
+        with shield(0.05) as guard:
+            guard.deadline = _clock.monotonic() + 3600
+            outer.cancel()
+            sleep(BOUND)
+    assert outer.cancelled_caught
+    guard = shield(3600)
+    guard.deadline = _clock.monotonic() + 0.05
+    with guard:
+        sleep(BOUND)
+    assert guard.cancelled_caught
 
 
 # Tokens

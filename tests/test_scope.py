@@ -616,19 +616,24 @@ def test_a_deadline_around_run_in_executor_reaches_a_thread_of_our_pool():
     """asyncio does not copy the context there; the pool's submit does."""
     from threadsafe_timeout import ThreadPoolExecutor
 
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def blocking():
+        begun.set()
         try:
             sleep(60)
         finally:
             ended.set()
 
     async def main(pool):
+        loop = asyncio.get_running_loop()
         with pytest.raises(DeadlineExceeded):
-            async with deadline(0.02):
-                await asyncio.get_running_loop().run_in_executor(pool, blocking)
-        assert await asyncio.get_running_loop().run_in_executor(None, ended.wait, 30)
+            async with deadline(60) as scope:
+                future = loop.run_in_executor(pool, blocking)
+                assert await loop.run_in_executor(None, begun.wait, 30)
+                scope.deadline = loop.time() + 0.02
+                await future
+        assert await loop.run_in_executor(None, ended.wait, 30)
 
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(main(pool))

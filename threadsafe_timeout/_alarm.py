@@ -144,6 +144,8 @@ class Alarm(CancelScope):
             for registration in callbacks:
                 registration.run()
             _interrupt.pursue(self)
+            if not self._due:  # its handler ran meanwhile
+                _interrupt.dismiss(self)
 
     def _has_outlived(self) -> bool:
         """Whether it surely has. A thread that moves while its stack is walked may seem to; it will find out itself."""

@@ -189,6 +189,7 @@ class AsyncException:
         for ident in _sent.keys() - _interrupt._targets.keys():
             _sent.pop(ident, None)
         if not idents:
+            self._failed = {}  # another one: the timer thread may be about to count in the one there was
             return
         self._failed = {ident: times for ident, times in self._failed.items() if ident in idents}
         hunted = {ident: _Hunted(ident) for ident in idents}

@@ -394,8 +394,9 @@ class _FailScope(CancelScope):
 class _Shield(CancelScope):
     """Keeps what is outside from cancelling the block, for a bounded time."""
 
-    __slots__ = ("_grace", "_shield_until")
+    __slots__ = ("_grace", "_lowering", "_shield_until")
     _grace: float
+    _lowering: _timer.Entry | None  # guarded by _timer.lock; a deadline of its own has the other entry
     # For who looks at the thread from outside: a new set whenever one changes. Replaced under _timer.lock.
     active: ClassVar[frozenset[_Shield]] = frozenset()
 
@@ -406,7 +407,7 @@ class _Shield(CancelScope):
             self._shield_until = -math.inf
         with _timer.lock:
             _Shield.active |= {self}
-            self._entry = _timer.arm(self._shield_until, self._lower)
+            self._lowering = _timer.arm(self._shield_until, self._lower)
         return self
 
     def __exit__(
@@ -414,6 +415,8 @@ class _Shield(CancelScope):
     ) -> bool:
         with _timer.lock:
             _Shield.active -= {self}
+            if self._lowering is not None:
+                _timer.disarm(self._lowering)
         return super().__exit__(kind, exc, traceback)
 
     def _lower(self) -> None:
@@ -633,6 +636,7 @@ def shield(grace: float, *, name: str | None = None) -> CancelScope:
     scope = _Shield(name=name)
     scope._grace = check_seconds("grace", grace)
     scope._shield_until = -math.inf
+    scope._lowering = None
     return scope
 
 

@@ -324,12 +324,15 @@ class Crew:
             self.woken = None
         if self.tasks:
             self._wake_one()  # it may have been on its way to them
-        # In one statement, and the other last: until then `worker_gone` would miss it.
+        self._take_counts(worker)
+        self.workers.discard(worker)  # last: until then `worker_gone` would miss it
+        self.retiring.discard(worker)
+
+    def _take_counts(self, worker: Worker) -> None:
+        """Those of a worker that does not count any more. The caller holds `lock`."""
         self.completed, self.failed, worker.completed, worker.failed = (
             self.completed + worker.completed, self.failed + worker.failed, 0, 0
         )  # fmt: skip
-        self.workers.discard(worker)
-        self.retiring.discard(worker)
 
     def initialize(self) -> bool:
         """Run the pool's initializer in a new worker; False if it failed, which breaks the pool (as ever)."""
@@ -461,6 +464,7 @@ class Crew:
         with self.lock:
             self.giving_up -= 1
             if worker in self.workers:  # else it has ended just now, too late, and is gone
+                self._take_counts(worker)
                 self.workers.discard(worker)
                 self.abandoned.add(worker)
             worker.abandoned = True
