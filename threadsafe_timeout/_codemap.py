@@ -80,8 +80,8 @@ class CodeMap:
         for start, end, target in _exception_table(code):
             self._handlers[start // 2 : end // 2] = [target] * ((end - start) // 2)
         self._chains: dict[int, tuple[int, ...]] = {}
-        # An `async with` is entered by an await, which the handlers of what is around it cover. None of its places count
-        # as covered: in a coroutine the scope's cancellation comes by way of the event loop.
+        # An `async with` is entered by an await, which the handlers of what is around it cover. None of its places
+        # counts as covered: in a coroutine the scope's cancellation comes by way of the event loop.
         self._with_handlers = {
             offset: self._handlers[self.next[offset] // 2] if name == "BEFORE_WITH" else -1
             for offset, name in self.names.items()
