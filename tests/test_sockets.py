@@ -152,6 +152,20 @@ def test_a_socket_that_never_blocks_is_not_touched_not_even_in_a_cancelled_scope
     assert not scope.cancelled_caught
 
 
+@pytest.mark.parametrize("buffering", [-1, 0])
+def test_a_file_whose_read_was_cancelled_is_not_read_again(buffering):
+    # What had come of it is gone with the buffer: the rest must not pass for the whole.
+    with pair() as (mine, theirs), mine.makefile("rb", buffering) as file:
+        theirs.sendall(b"hel")
+        with pytest.raises(DeadlineExceeded), deadline(0.03):
+            file.readline()
+        theirs.sendall(b"lo\n")
+        with pytest.raises(OSError, match="cannot read from timed out object"):
+            file.readline()
+        with mine.makefile("rb") as another:
+            assert another.readline() == b"lo\n", "the socket is as good as before"
+
+
 def test_accept_ends_with_the_scope_and_the_listener_goes_on():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for timeout in (None, 60):

@@ -7,6 +7,8 @@ Guarantees:
 - A cancelled `recv*`, `accept` or datagram send leaves the socket as it was. A cancelled `connect` closes it: no
   standard says what it is good for then, and callers like `create_connection` close it on an OSError only. A
   cancelled `send` or `sendall` on a stream has sent nobody knows how much: the connection is shut down.
+- A file of `makefile()` whose read was cancelled is not read again, as after a timeout: what its buffer had of the line
+  is lost, and the rest would pass for the whole.
 
 How: a thread that waits to receive polls the socket together with a descriptor that cancelling makes readable. A call
 that blocks in spite of readiness (connecting, sending more than the buffers take) is woken by `shutdown(SHUT_RDWR)`
@@ -61,6 +63,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
     for name, scoped in _METHODS.items():
         if hasattr(cls, name):
             replace_attribute(patching, cls, name, scoped(getattr(cls, name)))
+    replace_attribute(patching, module.SocketIO, "readinto", _reading_file(module.SocketIO.readinto))
 
 
 def wait_for(sock: socket.socket, events: int, timeout: float | None, expired: str = "timed out") -> None:
@@ -133,6 +136,17 @@ def _receive(original: _Method, sock: socket.socket, *args: Any, flags: int) -> 
             return original(sock, *args, flags | _AT_ONCE)
         except BlockingIOError:
             continue  # another thread was faster, or a checksum was wrong
+
+
+def _reading_file(original: _Method) -> _Method:
+    def readinto(file: Any, b: Any) -> Any:
+        try:
+            return original(file, b)
+        except Cancelled:
+            file._timeout_occurred = True
+            raise
+
+    return readinto
 
 
 def _sending(original: _Method) -> _Method:
