@@ -6,6 +6,7 @@ import _socket
 import contextlib
 import errno
 import functools
+import io
 import os
 import socket
 import ssl
@@ -164,6 +165,27 @@ def test_a_file_whose_read_was_cancelled_is_not_read_again(buffering):
             file.readline()
         with mine.makefile("rb") as another:
             assert another.readline() == b"lo\n", "the socket is as good as before"
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+@pytest.mark.parametrize("arguments", [(), (2,), (0, 4), (2, 4)])
+def test_sendfile_sends_the_same_and_leaves_the_file_at_the_same_place(arguments, timeout, tmp_path):
+    def send():
+        with pair() as (mine, theirs), open(tmp_path / "file", "rb") as file:
+            mine.settimeout(timeout)
+            file.seek(5)
+            return mine.sendfile(file, *arguments), theirs.recv(100), file.tell()
+
+    (tmp_path / "file").write_bytes(b"0123456789")
+    expected = send()
+    with deadline(60):
+        assert send() == expected
+
+
+def test_sendfile_of_what_is_no_file():
+    with deadline(60), pair() as (mine, theirs):
+        assert mine.sendfile(io.BytesIO(b"0123"), 1) == 3
+        assert theirs.recv(10) == b"123"
 
 
 def test_accept_ends_with_the_scope_and_the_listener_goes_on():

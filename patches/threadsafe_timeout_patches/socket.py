@@ -190,7 +190,7 @@ def _sending_file(original: _Method) -> _Method:
     def sendfile(sock: socket.socket, /, *args: Any, **kwargs: Any) -> Any:
         if _current_scope() is None or _timeout_of(sock) == 0:
             return original(sock, *args, **kwargs)
-        raise socket._GiveupOnSendfile  # type: ignore[attr-defined]  # not in typeshed; makes it use send() instead
+        return guarded(original, sock, *args, **kwargs)
 
     return sendfile
 
