@@ -167,6 +167,115 @@ def test_a_file_whose_read_was_cancelled_is_not_read_again(buffering):
             assert another.readline() == b"lo\n", "the socket is as good as before"
 
 
+def unconnected():
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def outcome(call):
+    try:
+        return call()
+    except Exception as exc:
+        return repr(exc)
+
+
+ANSWERED_AT_ONCE = {
+    "recv of nothing": lambda sock: sock.recv(0),
+    "recv into nothing": lambda sock: sock.recv_into(bytearray()),
+    "recv of less": lambda sock: sock.recv(-1),
+    "recv of no number": lambda sock: sock.recv("x"),
+    "recv into what cannot be written": lambda sock: sock.recv_into(b"xx"),
+    "recv into too little": lambda sock: sock.recv_into(bytearray(2), 3),
+    "recv_into of less": lambda sock: sock.recv_into(bytearray(2), -1),
+}
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+@pytest.mark.parametrize("call", [*ANSWERED_AT_ONCE, "recvfrom of less", "recvfrom_into of less"])
+def test_what_does_not_wait_outside_does_not_wait_in_a_scope(call, timeout):
+    calls = {
+        **ANSWERED_AT_ONCE,
+        "recvfrom of less": lambda sock: sock.recvfrom(-1),
+        "recvfrom_into of less": lambda sock: sock.recvfrom_into(bytearray(2), -1),
+    }
+    with pair() as (mine, _theirs):
+        mine.settimeout(timeout)
+        expected = outcome(lambda: calls[call](mine))
+        with deadline(SOON):
+            assert outcome(lambda: calls[call](mine)) == expected
+
+
+def test_a_datagram_of_which_nothing_is_read_is_waited_for():
+    with pair(socket.SOCK_DGRAM) as (mine, theirs):
+        with pytest.raises(DeadlineExceeded), deadline(0.03):
+            mine.recvfrom(0)
+        theirs.send(b"x")
+        with deadline(60):
+            assert mine.recvfrom(0)[0] == b""
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+@pytest.mark.parametrize("call", ["send", "sendall", "sendmsg"])
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_a_socket_of_whole_messages_is_as_good_after_sending_was_cancelled(kind, call, timeout):
+    with pair(kind) as (mine, theirs):
+        mine.settimeout(timeout)
+        data = [b"x"] if call == "sendmsg" else b"x"
+        with pytest.raises(DeadlineExceeded), deadline(0.03):
+            while True:
+                getattr(mine, call)(data)
+        assert mine.gettimeout() == timeout
+        theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                theirs.recv(10)
+        with deadline(60):
+            getattr(mine, call)(data)
+        assert theirs.recv(10) == b"x"
+
+
+def test_a_datagram_socket_is_as_good_after_receiving_all_was_cancelled():
+    with pair(socket.SOCK_DGRAM) as (mine, theirs):
+        with pytest.raises(DeadlineExceeded), deadline(0.03):
+            mine.recv(10, socket.MSG_WAITALL)
+        theirs.send(b"x")
+        with deadline(60):
+            assert mine.recv(10, socket.MSG_WAITALL) == b"x"
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+@pytest.mark.parametrize("call", ["sendto", "sendto with flags", "sendmsg"])
+def test_sending_to_a_unix_socket_whose_queue_is_full(call, timeout, tmp_path):
+    path = os.path.relpath(tmp_path / "socket")
+    calls = {
+        "sendto": lambda sock: sock.sendto(b"x", path),
+        "sendto with flags": lambda sock: sock.sendto(b"x", 0, path),
+        "sendmsg": lambda sock: sock.sendmsg([b"x"], [], 0, path),
+    }
+    with unconnected() as mine, unconnected() as theirs:
+        theirs.bind(path)
+        mine.settimeout(timeout)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded), deadline(0.1):
+            while True:
+                calls[call](mine)
+        assert time.monotonic() - began < SOON
+        reader = threading.Timer(0.02, theirs.recv, [10])
+        reader.start()
+        with deadline(60):
+            assert calls[call](mine) == 1, "sent as soon as there is room"
+        reader.join()
+
+
+def test_the_timeout_of_a_socket_that_sends_to_a_full_unix_socket(tmp_path):
+    path = os.path.relpath(tmp_path / "socket")
+    with unconnected() as mine, unconnected() as theirs:
+        theirs.bind(path)
+        mine.settimeout(0.02)
+        with deadline(60), pytest.raises(TimeoutError, match=r"^timed out$"):
+            while True:
+                mine.sendto(b"x", path)
+
+
 @pytest.mark.parametrize("timeout", [None, 60.0])
 @pytest.mark.parametrize("arguments", [(), (2,), (0, 4), (2, 4)])
 def test_sendfile_sends_the_same_and_leaves_the_file_at_the_same_place(arguments, timeout, tmp_path):
@@ -186,6 +295,112 @@ def test_sendfile_of_what_is_no_file():
     with deadline(60), pair() as (mine, theirs):
         assert mine.sendfile(io.BytesIO(b"0123"), 1) == 3
         assert theirs.recv(10) == b"123"
+
+
+def receive_at_once(sock):
+    """What another process would get: the socket's own timeout is not looked at."""
+    duplicate = _socket.socket(fileno=os.dup(sock.fileno()))
+    try:
+        return [duplicate.recv(10, socket.MSG_DONTWAIT)]
+    except BlockingIOError:
+        return []
+    finally:
+        duplicate.close()
+
+
+def losing_a_race(sock, name, take):
+    """`sock.name`, but whenever it is about to be called the first times, `take()` was faster."""
+    original = getattr(_socket.socket, name)
+    times = 3
+
+    def call(receiver, *args):
+        nonlocal times
+        if times:
+            times -= 1
+            take()
+        return original(receiver, *args)
+
+    return functools.partial(_METHODS[name](call), sock)
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_who_loses_the_race_for_a_datagram_does_not_outlast_the_scope(timeout):
+    with pair(socket.SOCK_DGRAM) as (mine, theirs):
+        theirs.send(b"x")
+        mine.settimeout(timeout)
+        taken = []
+
+        def take():
+            taken.extend(receive_at_once(mine))
+
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded), deadline(0.1):
+            losing_a_race(mine, "recv", take)(10)
+        assert taken == [b"x"]
+        assert time.monotonic() - began < SOON
+        assert mine.gettimeout() == timeout
+
+
+def test_who_loses_the_race_for_a_connection_to_a_listener_with_a_timeout_does_not_outlast_the_scope():
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        listener.settimeout(60)
+        stack.enter_context(socket.create_connection(listener.getsockname()))
+        taken = []
+
+        def take():
+            if not taken:
+                descriptor, _ = _socket.socket._accept(listener)
+                taken.append(stack.enter_context(socket.socket(fileno=descriptor)))
+
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded), deadline(0.1):
+            losing_a_race(listener, "_accept", take)()
+        assert taken
+        assert time.monotonic() - began < SOON
+
+
+def test_who_loses_a_race_still_has_the_timeout_of_his_own_and_no_longer():
+    with pair(socket.SOCK_DGRAM) as (mine, theirs), deadline(60):
+        theirs.send(b"x")
+        mine.settimeout(0.05)
+
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
+            losing_a_race(mine, "recv", lambda: receive_at_once(mine))(10)
+
+
+def test_a_default_timeout_changes_nothing():
+    socket.setdefaulttimeout(30)
+    try:
+        with pair(socket.SOCK_DGRAM) as (mine, theirs):
+            theirs.send(b"x")
+            with deadline(60):
+                assert mine.recv(10) == b"x"
+            with pytest.raises(DeadlineExceeded), deadline(0.03):
+                mine.recv(10)
+            assert mine.gettimeout() == 30
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+@pytest.mark.parametrize("call", [*RECEIVE, "accept", "sendto"])
+def test_a_descriptor_that_never_blocks_under_a_socket_that_does(call):
+    # What socket.fromfd() makes of one.
+    with contextlib.ExitStack() as stack:
+        if call == "accept":
+            sock = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            attempt = sock.accept
+        elif call == "sendto":
+            sock, _ = stack.enter_context(pair(socket.SOCK_DGRAM))
+            fill(sock)
+            attempt = functools.partial(sock.send, b"x")
+        else:
+            sock, _ = stack.enter_context(pair())
+            attempt = functools.partial(RECEIVE[call], sock)
+        os.set_blocking(sock.fileno(), False)
+        assert sock.gettimeout() is None
+        expected = outcome(attempt)
+        with deadline(SOON):
+            assert outcome(attempt) == expected
 
 
 def test_accept_ends_with_the_scope_and_the_listener_goes_on():
@@ -367,6 +582,31 @@ def test_a_handshake_ends_with_the_scope_and_leaves_no_socket_open(timeout):
         with pytest.raises(DeadlineExceeded), deadline(0.03):
             context.wrap_socket(sock, server_hostname="localhost")
         assert peer.left.acquire(timeout=SOON)
+
+
+@pytest.mark.parametrize("positional", [True, False])
+def test_a_handshake_that_blocks_although_the_socket_does_not_ends_with_the_scope(positional):
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    with Peer(mute) as peer, socket.create_connection(peer.address) as plain:
+        with context.wrap_socket(plain, server_hostname="localhost", do_handshake_on_connect=False) as sock:
+            sock.setblocking(False)
+            with pytest.raises(ssl.SSLWantReadError), deadline(60):
+                sock.do_handshake()
+            with pytest.raises(DeadlineExceeded), deadline(0.03):
+                sock.do_handshake(True) if positional else sock.do_handshake(block=True)
+            assert sock.fileno() == -1
+
+
+READ_BY_TLS = {"recv into too little", "recv_into of less"}  # as much as there is room for
+
+
+@pytest.mark.parametrize("call", ["read of nothing", *sorted(ANSWERED_AT_ONCE.keys() - READ_BY_TLS)])
+def test_a_tls_read_that_does_not_wait_outside_does_not_wait_in_a_scope(call):
+    calls = {**ANSWERED_AT_ONCE, "read of nothing": lambda sock: sock.read(0)}
+    with tls_pair() as (mine, _theirs):
+        expected = outcome(lambda: calls[call](mine))
+        with deadline(SOON):
+            assert outcome(lambda: calls[call](mine)) == expected
 
 
 def test_an_accepting_handshake_ends_with_the_scope():

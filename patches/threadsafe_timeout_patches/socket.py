@@ -13,16 +13,19 @@ Guarantees:
 How: a thread that waits to receive polls the socket together with a descriptor that cancelling makes readable. A call
 that blocks in spite of readiness (connecting, sending more than the buffers take) is woken by `shutdown(SHUT_RDWR)`
 from the cancelling thread; `close()` would not wake it. A shutdown that comes a moment before the `connect` it is to
-end has no effect on it, so it is repeated.
+end has no effect on it, so it is repeated. What is whole or nothing (a message, a connection to accept) is tried and
+waited for in turn, because between a poll and the call another thread may be faster.
 
 Not covered: `getaddrinfo`, and with it the resolving of a host name in `connect`, cannot be interrupted; the scope's
-cancellation is raised when it returns. Of several threads or processes that accept from one blocking listener, who
-loses the race for a connection waits for the next.
+cancellation is raised when it returns. Of several threads or processes that accept from one listener without a timeout,
+or that read one stream with a timeout, who loses the race waits for the next connection, or for that timeout.
 """
 
 from __future__ import annotations
 
 import _socket
+import operator
+import os
 import socket
 from collections.abc import Callable
 from errno import EAGAIN, ENOTCONN
@@ -34,9 +37,9 @@ from threadsafe_timeout import _scope, _timer
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._descriptors import wait_ready
-from threadsafe_timeout_patches._waiting import replace_attribute
+from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
 
-__all__ = ["MODULES", "apply", "guarded", "wait_for"]
+__all__ = ["MODULES", "apply", "at_least", "guarded", "room", "wait_for"]
 
 MODULES = ("socket",)
 
@@ -50,11 +53,12 @@ _descriptor_of = _socket.socket.fileno
 _shut_down = _socket.socket.shutdown
 _type_of: Callable[[socket.socket], int] = _socket.socket.type.__get__
 _family_of: Callable[[socket.socket], int] = _socket.socket.family.__get__
+_protocol_of: Callable[[socket.socket], int] = _socket.socket.proto.__get__
 
 # Plain numbers: arithmetic with the enumerations of `socket` takes longer than the calls.
 _NEVER_BLOCKS = int(socket.MSG_DONTWAIT | socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0))
 _AT_ONCE, _ALL, _STREAM = int(socket.MSG_DONTWAIT), int(socket.MSG_WAITALL), int(socket.SOCK_STREAM)
-_RETRY_UNIX_CONNECT = 0.005
+_RETRY_UNIX = 0.005
 _RETRY_SHUTDOWN, _LONGEST_RETRY = 0.002, 0.05  # while a name is resolved, ever more rarely
 
 
@@ -100,23 +104,110 @@ def guarded(original: _Method, sock: socket.socket, *args: Any, **kwargs: Any) -
             _scope.raise_if_cancelled()
 
 
+def room(buffer: Any, size: Any = 0) -> int:
+    """How much the original would receive into `buffer`; -1 for what it refuses."""
+    try:
+        with memoryview(buffer) as view:
+            wanted = operator.index(size)
+            return -1 if view.readonly or wanted > view.nbytes else wanted or view.nbytes
+    except TypeError:
+        return -1
+
+
+def at_least(least: int, size: Any) -> bool:
+    try:
+        return operator.index(size) >= least
+    except TypeError:
+        return False
+
+
+def _never_blocks(sock: socket.socket) -> bool:
+    """Whether a socket without a timeout has a descriptor that does not block all the same, as `fromfd` may make it."""
+    fd = _descriptor_of(sock)
+    return fd >= 0 and not os.get_blocking(fd)
+
+
+def _in_turn(original: _Method, sock: socket.socket, events: int, timeout: float | None, *args: Any) -> Any:
+    """Try and wait, try and wait; for a call that, without a timeout, does not wait by itself."""
+    _scope.raise_if_cancelled()
+    remaining = Remaining(timeout)
+    was_ready = False
+    while True:
+        try:
+            return original(sock, *args) if timeout is None else _without_timeout(original, sock, *args)
+        except BlockingIOError:
+            if timeout is None and _never_blocks(sock):
+                raise
+        if was_ready:
+            # Another thread was faster, or a checksum was wrong. Or it is the queue of a Unix socket that this one is
+            # not connected to, for which there is nothing to wait on.
+            if timeout is not None and not remaining.own:
+                raise TimeoutError("timed out")
+            if events == POLLOUT and _family_of(sock) == socket.AF_UNIX:
+                _scope.sleep(min(_RETRY_UNIX, remaining.own))
+        wait_for(sock, events, None if timeout is None else remaining.own)
+        was_ready = True
+
+
+def _without_timeout(original: _Method, sock: socket.socket, *args: Any) -> Any:
+    """The call on a second socket over the same connection: one that has a timeout would begin by waiting for it, where
+    nothing wakes it, and setting it to 0 would be seen by the other threads that use the socket."""
+    try:
+        fd = os.dup(_descriptor_of(sock))
+    except OSError:  # closed, which the call itself says; or too many are open
+        return original(sock, *args)
+    try:
+        double = _socket.socket(_family_of(sock), _type_of(sock), _protocol_of(sock), fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    try:
+        if double.gettimeout() is not None:  # it has the default one. What both share does not block already
+            double.settimeout(0)
+        return original(double, *args)
+    finally:
+        double.close()
+
+
+def _lasting(items: Any) -> Any:
+    """`items`, to be gone through more than once."""
+    return items if isinstance(items, (list, tuple)) or not hasattr(items, "__iter__") else list(items)
+
+
 # Signatures are spelt out, for *args and **kwargs would cost twice as much outside scopes as all the rest.
 
 
-def _receiving(original: _Method) -> _Method:
+def _receiving(original: _Method, least: int = 1) -> _Method:
     def receive(sock: socket.socket, size: Any, flags: int = 0, /) -> Any:
-        if _current_scope() is None:
+        if _current_scope() is None or not at_least(least, size):
             return original(sock, size, flags)
         return _receive(original, sock, size, flags=flags)
 
     return receive
 
 
-def _receiving_more(original: _Method) -> _Method:
+def _receiving_from(original: _Method) -> _Method:
+    return _receiving(original, least=0)  # a datagram of which nothing is wanted is waited for
+
+
+def _receiving_into(original: _Method, least: int = 1) -> _Method:
     def receive(sock: socket.socket, buffer: Any, nbytes: int = 0, flags: int = 0) -> Any:
-        if _current_scope() is None:
+        if _current_scope() is None or room(buffer, nbytes) < least:
             return original(sock, buffer, nbytes, flags)
         return _receive(original, sock, buffer, nbytes, flags=flags)
+
+    return receive
+
+
+def _receiving_from_into(original: _Method) -> _Method:
+    return _receiving_into(original, least=0)
+
+
+def _receiving_message(original: _Method) -> _Method:
+    def receive(sock: socket.socket, into: Any, ancillary: int = 0, flags: int = 0, /) -> Any:
+        if _current_scope() is None:
+            return original(sock, into, ancillary, flags)
+        return _receive(original, sock, _lasting(into), ancillary, flags=flags)
 
     return receive
 
@@ -125,17 +216,13 @@ def _receive(original: _Method, sock: socket.socket, *args: Any, flags: int) -> 
     timeout = _timeout_of(sock)
     if timeout == 0 or flags & _NEVER_BLOCKS:
         return original(sock, *args, flags)
-    if timeout is not None:
-        wait_for(sock, POLLIN, timeout)
-        return original(sock, *args, flags)
-    if flags & _ALL:
-        return guarded(original, sock, *args, flags)
-    while True:
-        wait_for(sock, POLLIN, None)
-        try:
-            return original(sock, *args, flags | _AT_ONCE)
-        except BlockingIOError:
-            continue  # another thread was faster, or a checksum was wrong
+    if _type_of(sock) == _STREAM:
+        if timeout is not None:
+            wait_for(sock, POLLIN, timeout)
+            return original(sock, *args, flags)
+        if flags & _ALL:
+            return guarded(original, sock, *args, flags)
+    return _in_turn(original, sock, POLLIN, timeout, *args, flags | _AT_ONCE)
 
 
 def _reading_file(original: _Method) -> _Method:
@@ -151,27 +238,41 @@ def _reading_file(original: _Method) -> _Method:
 
 def _sending(original: _Method) -> _Method:
     def send(sock: socket.socket, data: Any, flags: int = 0, /) -> Any:
-        if _current_scope() is None:
+        if _current_scope() is None or (timeout := _timeout_of(sock)) == 0:
             return original(sock, data, flags)
-        return _send(original, sock, data, flags)
+        if _type_of(sock) != _STREAM:
+            return _in_turn(original, sock, POLLOUT, timeout, data, flags | _AT_ONCE)
+        return _send(original, sock, timeout, data, flags)
 
     return send
 
 
 def _sending_to(original: _Method) -> _Method:
-    def send(sock: socket.socket, /, *args: Any) -> Any:
-        if _current_scope() is None:
+    def sendto(sock: socket.socket, /, *args: Any) -> Any:
+        if _current_scope() is None or (timeout := _timeout_of(sock)) == 0 or not 2 <= len(args) <= 3:
             return original(sock, *args)
-        return _send(original, sock, *args)
+        if _type_of(sock) != _STREAM:
+            flags = args[1] if len(args) == 3 else 0
+            return _in_turn(original, sock, POLLOUT, timeout, args[0], flags | _AT_ONCE, args[-1])
+        return _send(original, sock, timeout, *args)
 
-    return send
+    return sendto
 
 
-def _send(original: _Method, sock: socket.socket, *args: Any) -> Any:
-    timeout = _timeout_of(sock)
-    if timeout == 0:
-        return original(sock, *args)
-    if timeout is None and _type_of(sock) == _STREAM:
+def _sending_message(original: _Method) -> _Method:
+    def sendmsg(sock: socket.socket, buffers: Any, ancillary: Any = (), flags: int = 0, /, *address: Any) -> Any:
+        if _current_scope() is None or (timeout := _timeout_of(sock)) == 0:
+            return original(sock, buffers, ancillary, flags, *address)
+        if _type_of(sock) != _STREAM:
+            message = _lasting(buffers), _lasting(ancillary), flags | _AT_ONCE, *address
+            return _in_turn(original, sock, POLLOUT, timeout, *message)
+        return _send(original, sock, timeout, buffers, ancillary, flags, *address)
+
+    return sendmsg
+
+
+def _send(original: _Method, sock: socket.socket, timeout: float | None, *args: Any) -> Any:
+    if timeout is None:
         return guarded(original, sock, *args)  # blocks until all of it is sent
     wait_for(sock, POLLOUT, timeout)
     return original(sock, *args)
@@ -179,8 +280,10 @@ def _send(original: _Method, sock: socket.socket, *args: Any) -> Any:
 
 def _sending_all(original: _Method) -> _Method:
     def sendall(sock: socket.socket, data: Any, flags: int = 0, /) -> Any:
-        if _current_scope() is None or _timeout_of(sock) == 0:
+        if _current_scope() is None or (timeout := _timeout_of(sock)) == 0:
             return original(sock, data, flags)
+        if _type_of(sock) != _STREAM:
+            return _in_turn(original, sock, POLLOUT, timeout, data, flags | _AT_ONCE)
         return guarded(original, sock, data, flags)
 
     return sendall
@@ -197,8 +300,12 @@ def _sending_file(original: _Method) -> _Method:
 
 def _accepting(original: _Method) -> _Method:
     def accept(sock: socket.socket, /) -> Any:
-        if _current_scope() is not None and (timeout := _timeout_of(sock)) != 0:
-            wait_for(sock, POLLIN, timeout)
+        if _current_scope() is None or (timeout := _timeout_of(sock)) == 0:
+            return original(sock)
+        if timeout is not None:
+            return _in_turn(original, sock, POLLIN, timeout)
+        if not _never_blocks(sock):
+            wait_for(sock, POLLIN, None)
         return original(sock)
 
     return accept
@@ -209,7 +316,7 @@ def _connecting(original: _Method) -> _Method:
         if _current_scope() is None or (timeout := _timeout_of(sock)) == 0:
             return original(sock, address)
         try:
-            if timeout is None and _family_of(sock) == socket.AF_UNIX:
+            if timeout is None and _family_of(sock) == socket.AF_UNIX and not _never_blocks(sock):
                 return _connect_unix(original, sock, address)
             return guarded(original, sock, address)
         except Cancelled:
@@ -231,21 +338,21 @@ def _connect_unix(original: _Method, sock: socket.socket, address: Any) -> Any:
                 result = EAGAIN
             if result != EAGAIN:  # connect_ex returns it
                 return result
-            _scope.sleep(_RETRY_UNIX_CONNECT)
+            _scope.sleep(_RETRY_UNIX)
     finally:
         _set_timeout(sock, None)
 
 
 _METHODS = {
     "recv": _receiving,
-    "recvfrom": _receiving,
-    "recv_into": _receiving_more,
-    "recvfrom_into": _receiving_more,
-    "recvmsg": _receiving_more,
-    "recvmsg_into": _receiving_more,
+    "recvfrom": _receiving_from,
+    "recv_into": _receiving_into,
+    "recvfrom_into": _receiving_from_into,
+    "recvmsg": _receiving_message,
+    "recvmsg_into": _receiving_message,
     "send": _sending,
     "sendto": _sending_to,
-    "sendmsg": _sending_to,
+    "sendmsg": _sending_message,
     "sendall": _sending_all,
     "_sendfile_use_sendfile": _sending_file,
     "_accept": _accepting,

@@ -19,7 +19,7 @@ from threadsafe_timeout import _scope
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._waiting import replace_attribute
-from threadsafe_timeout_patches.socket import guarded, wait_for
+from threadsafe_timeout_patches.socket import at_least, guarded, room, wait_for
 
 __all__ = ["MODULES", "apply"]
 
@@ -48,11 +48,11 @@ def _guarding(original: _Method) -> _Method:
 
 
 def _shaking_hands(original: _Method) -> _Method:
-    def do_handshake(sock: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if _current_scope() is None or sock.gettimeout() == 0:
-            return original(sock, *args, **kwargs)
+    def do_handshake(sock: Any, block: Any = False) -> Any:
+        if _current_scope() is None or (sock.gettimeout() == 0 and not block):
+            return original(sock, block)
         try:
-            return guarded(original, sock, *args, **kwargs)
+            return guarded(original, sock, block)
         except Cancelled:
             sock.close()
             raise
@@ -61,11 +61,13 @@ def _shaking_hands(original: _Method) -> _Method:
 
 
 def _reading(original: _Method) -> _Method:
-    def read(sock: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def read(sock: Any, len: Any = 1024, buffer: Any = None) -> Any:
         if _current_scope() is None or (timeout := sock.gettimeout()) == 0:
-            return original(sock, *args, **kwargs)
+            return original(sock, len, buffer)
+        if not (at_least(1, len) if buffer is None else room(buffer) > 0):
+            return original(sock, len, buffer)  # at once: for nothing, or to refuse
         if sock._sslobj is not None and sock.pending() == 0:
             wait_for(sock, POLLIN, timeout, "The read operation timed out")
-        return guarded(original, sock, *args, **kwargs)
+        return guarded(original, sock, len, buffer)
 
     return read
