@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
+import inspect
+import pickle
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -39,7 +45,7 @@ def snapshot():
 
 def ours():
     names = {n for n, v in [*snapshot().items(), *globals().items()]
-             if "threadsafe_timeout_patches" in getattr(getattr(v, "__code__", None), "co_filename", "")}
+             if "threadsafe_timeout_patches" in getattr(getattr(v, "__code__", None), "co_filename", type(v).__module__)}
     if "_waiting_in_scopes" in vars(SimpleQueue):
         names.add("SimpleQueue")
     return names
@@ -136,14 +142,55 @@ def test_a_blocking_call_in_a_coroutine_ends_with_the_coroutines_scope():
         asyncio.run(main())
 
 
-def test_docstrings_names_and_pickles_are_those_of_the_originals():
-    import inspect
-    import pickle
+WRITTEN_IN_C = [(time, "sleep"), (select, "select")] + [
+    (signal, name) for name in ("alarm", "setitimer", "getitimer", "siginterrupt") if hasattr(signal, name)
+]
 
+
+def test_docstrings_names_and_pickles_are_those_of_the_originals():
     signature = str(inspect.signature(subprocess.Popen.communicate))
+    docs = [function.__doc__ for function in (getattr(module, name) for module, name in WRITTEN_IN_C)]
     with patched(checkpoint="off"):
-        assert "seconds" in (time.sleep.__doc__ or "")
+        assert [getattr(module, name).__doc__ for module, name in WRITTEN_IN_C] == docs
+        assert str(inspect.signature(time.sleep)) == "(seconds: 'float', /) -> 'None'"
         assert threading.Condition.wait.__qualname__ == "Condition.wait"
         assert str(inspect.signature(subprocess.Popen.communicate)) == signature
-        for function in (time.sleep, subprocess.run, asyncio.run_coroutine_threadsafe, __import__("select").select):
+        for module, name in [*WRITTEN_IN_C, (subprocess, "run"), (asyncio, "run_coroutine_threadsafe")]:
+            function = getattr(module, name)
+            assert (function.__name__, function.__qualname__) == (name, name)
+            assert name in repr(function)
             assert pickle.loads(pickle.dumps(function)) is function
+            assert pickle._loads(pickle._dumps(function)) is function
+            assert copy.deepcopy(function) is function
+
+
+def test_functions_written_in_c_are_not_bound_by_a_class():
+    with patched(checkpoint="off"):
+
+        class Keeper:
+            sleep = time.sleep
+            select = select.select
+
+        keeper = Keeper()
+        assert keeper.sleep is Keeper.sleep is time.sleep
+        keeper.sleep(0)
+        assert keeper.select([], [], [], 0) == ([], [], [])
+        with pytest.raises(DeadlineExceeded), deadline(0.01):
+            keeper.sleep(30)
+        for module, name in WRITTEN_IN_C:
+            cls = type("Keeper", (), {name: getattr(module, name)})
+            assert getattr(cls(), name) is getattr(module, name)
+            assert functools.partial(getattr(module, name), 1).func is getattr(module, name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere other classes are the default")
+def test_selectors_can_be_loaded_again(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import threadsafe_timeout.auto, importlib, selectors, socket\nimportlib.reload(selectors)\n"
+        "selector, sock = selectors.SelectSelector(), socket.socket()\n"
+        "selector.register(sock, selectors.EVENT_WRITE)\nprint(len(selector.select(0)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")

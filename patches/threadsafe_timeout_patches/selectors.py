@@ -22,6 +22,7 @@ from typing import Any
 
 from threadsafe_timeout import _scope
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._descriptors import drain, woken_descriptor
 from threadsafe_timeout_patches._waiting import Remaining, called_by_asyncio, replace_attribute
 
@@ -89,8 +90,7 @@ def _patch_select(module: ModuleType, patching: Patching) -> None:
             return original(rlist, wlist, xlist, timeout)
         return _select_in_scope(original, list(rlist), list(wlist), list(xlist), timeout)
 
-    select.__doc__, select.__module__, select.__qualname__ = original.__doc__, "select", "select"
-    patching.replace(module, "select", select)
+    patching.replace(module, "select", stand_in(module, "select", select))
 
 
 def _select_in_scope(original: _Wrapped, rlist: list[Any], wlist: list[Any], xlist: list[Any], timeout: Any) -> Any:

@@ -17,12 +17,13 @@ import os
 import threading
 from collections.abc import Callable
 from operator import index
-from types import ModuleType
+from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _alarm
 from threadsafe_timeout._alarm import Alarm, off_main_thread
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches._builtin import stand_in
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 
@@ -69,10 +70,9 @@ def apply(module: ModuleType, patching: Patching) -> None:
     if not hasattr(module, "SIGALRM"):
         return
     for name, function in _functions(module).items():
-        function.__name__ = function.__qualname__ = name
-        function.__module__ = module.__name__
-        function.__doc__ = getattr(module, name).__doc__
-        patching.replace(module, name, function)
+        new = stand_in(module, name, function)
+        # Some are written in Python, and are bound.
+        patching.replace(module, name, new if isinstance(getattr(module, name), BuiltinFunctionType) else new.func)
     patching.on_uninstall(_alarm.unset_all)
 
 

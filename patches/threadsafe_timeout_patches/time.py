@@ -7,6 +7,7 @@ from typing import Any
 
 from threadsafe_timeout import _scope
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._waiting import held_lock, wait
 
 __all__ = ["MODULES", "apply"]
@@ -25,8 +26,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
         else:
             _sleep_in_scope(original, seconds)
 
-    sleep.__doc__, sleep.__module__, sleep.__qualname__ = original.__doc__, "time", "sleep"
-    patching.replace(module, "sleep", sleep)
+    patching.replace(module, "sleep", stand_in(module, "sleep", sleep))
 
 
 def _sleep_in_scope(original: Any, seconds: Any) -> None:
