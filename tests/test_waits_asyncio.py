@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import selectors
 import threading
 from collections.abc import Iterator
 
@@ -87,6 +88,36 @@ def test_a_loop_ends_with_the_scope_around_it(run):
     assert Blocked(lambda: run(main)).cancel().scope.cancelled_caught
     assert main.cleaned_up
     assert main.closed_generator
+
+
+class Selector(selectors.DefaultSelector):
+    """As programs have them, to measure how long a loop is idle."""
+
+    def select(self, timeout=None):
+        return self.timed(super().select, timeout)
+
+    def timed(self, function, *args):
+        return function(*args)
+
+
+def test_a_loop_on_a_selector_of_the_programs_own_is_not_torn_apart():
+    def run(main):
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Selector())) as runner:
+            runner.run(main())
+
+    main = Main()
+    with pytest.raises(DeadlineExceeded), deadline(0.2):
+        run(main)
+    assert main.cleaned_up
+    assert main.closed_generator
+
+
+def test_a_selector_that_a_coroutine_waits_for_is_no_loops():
+    async def main():
+        with Selector() as selector:
+            selector.select()
+
+    assert Blocked(lambda: asyncio.run(main())).cancel().scope.cancelled_caught
 
 
 def test_nothing_is_run_in_a_cancelled_scope():

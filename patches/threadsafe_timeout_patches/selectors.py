@@ -4,7 +4,8 @@ Guarantees:
 
 - What is ready stays ready: `Cancelled` is raised before anything was read.
 - A selector is left with the registrations it had.
-- An event loop's own `select` is left alone; see the patch `asyncio` for what ends a loop.
+- An event loop's own `select` is left alone, also on a selector of the program's own; see the patch `asyncio` for what
+  ends a loop.
 
 Not reached: `select.poll()`, `select.epoll()` and `kqueue` objects used directly, which are C types. A `kqueue`
 selector, and a `select` for which no descriptor below 1024 is free, end at the deadline, but are not woken.
@@ -17,7 +18,7 @@ import operator
 import select as _select_module
 from collections.abc import Callable
 from sys import _getframe
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
@@ -33,6 +34,7 @@ MODULES = ("select", "selectors")
 _Wrapped = Callable[..., Any]
 _LARGEST_SELECTABLE = 1023  # FD_SETSIZE - 1
 _LONGEST = 1e9  # seconds; what lies beyond, the original may refuse
+_CALLS_BETWEEN = 4
 _LONGEST_LOOK = 1e6  # poll() takes at most 24 days of milliseconds
 
 
@@ -121,7 +123,7 @@ def _patch_selector(
     original, current_scope = cls.select, _scope.current_scope
 
     def select(self: Any, timeout: float | None = None) -> Any:
-        if current_scope() is None or called_by_asyncio(_getframe(1)):
+        if current_scope() is None or _is_a_loops(_getframe(1)):
             return original(self, timeout)
         return _look_until_ready(
             lambda seconds: original(self, seconds),
@@ -131,6 +133,17 @@ def _patch_selector(
         )
 
     replace_attribute(patching, cls, "select", select)
+
+
+def _is_a_loops(frame: FrameType | None) -> bool:
+    """Whether an event loop selects; between it and `frame` there may be a selector of the program's own."""
+    for _ in range(_CALLS_BETWEEN + 1):
+        if frame is None:
+            return False
+        if called_by_asyncio(frame):
+            return frame.f_code.co_name == "_run_once"  # else it runs a coroutine, which selects
+        frame = frame.f_back
+    return False
 
 
 # A selector leaves out of its result what is ready but not in its map: so the waking descriptor is put below it.
