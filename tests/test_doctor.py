@@ -144,6 +144,23 @@ def test_names_that_could_not_be_rebound_and_where(tmp_path):
     }  # fmt: skip
 
 
+def test_a_module_that_has_put_an_object_in_its_place(tmp_path):
+    out = python(
+        """
+        import sys, time, types
+        class Lazy: __slots__ = ()
+        module = types.ModuleType("lazy")
+        module.sleep = time.sleep
+        sys.modules["lazy"] = Lazy()
+        import threadsafe_timeout.auto
+        from threadsafe_timeout.doctor import report
+        print(report())
+        """,
+        tmp_path,
+    ).stdout
+    assert "threadsafe-timeout" in out
+
+
 # Patches that are not for what is installed, and patches that fail
 
 

@@ -192,7 +192,8 @@ def _name_of(referrer: Any, thing: object) -> str | None:
     """Where to look for what refers to `thing`; None for a container, and for what nobody has written."""
     if isinstance(referrer, dict):
         module = referrer.get("__name__")
-        if not isinstance(module, str) or vars(sys.modules.get(module, object)) is not referrer:
+        # (What is there need not be a module: some put an object in their place.)
+        if not isinstance(module, str) or getattr(sys.modules.get(module), "__dict__", {}) is not referrer:
             return None
         names = [key for key, value in referrer.items() if value is thing]
         return f"{module}.{names[0]}" if names else f"{module}, in a container"
