@@ -113,6 +113,33 @@ def test_a_bad_setting_is_an_error_that_names_its_source_and_nothing_is_patched(
     assert _install.installed() is None
 
 
+@pytest.mark.parametrize("content", [b"# caf\xe9\n[project]\nname = 'x'\n", b"\xff\xfet\x00", b"x = [broken", b"tool = 5", b"[tool]\nother = 5\n", b"\0"])
+def test_a_pyproject_that_does_not_mention_the_library_is_none_of_its_business(tmp_path, content):
+    (tmp_path / "pyproject.toml").write_bytes(content)
+    install()
+    assert set(_settings.sources().values()) == {"default"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[tool]\nthreadsafe-timeout = 5\n", b"tool = 5  # threadsafe-timeout\n", b"[tool]\nthreadsafe-timeout = [5]\n", b"[[tool.threadsafe-timeout]]\ngrace = 5\n",
+        b"# caf\xe9\n[tool.threadsafe-timeout]\ngrace = 5\n", b"[tool.threadsafe-timeout\ngrace = 5\n", b"[tool.threadsafe-timeout]\ngrace = [5]\n",
+        b"[tool.threadsafe-timeout]\npatches = 5\n", b"[tool.threadsafe-timeout]\ncheckpoint = 5\n", b"[tool.threadsafe-timeout]\npatches = [5]\n",
+    ],
+)  # fmt: skip
+def test_a_pyproject_that_is_wrong_is_named(tmp_path, content):
+    (tmp_path / "pyproject.toml").write_bytes(content)
+    with pytest.raises(SettingError, match=r"pyproject\.toml"):
+        install()
+    assert _install.installed() is None
+
+
+def test_a_directory_of_that_name_is_no_pyproject(tmp_path):
+    (tmp_path / "pyproject.toml").mkdir()
+    install()
+
+
 def test_off_means_none(monkeypatch):
     monkeypatch.setenv("THREADSAFE_TIMEOUT_LLM_TIMEOUT", "off")
     monkeypatch.setenv("THREADSAFE_TIMEOUT_CHECKPOINT", "off")

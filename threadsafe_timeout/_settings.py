@@ -90,8 +90,11 @@ def _choice(*choices: str) -> Callable[[Any], str]:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    words = value.split(",") if isinstance(value, str) else list(value)
-    return tuple(word.strip() for word in words if word.strip())
+    words = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(word.strip() for word in words if word.strip())
+    except (AttributeError, TypeError):
+        raise ValueError("must be names, in a list or with commas between them") from None
 
 
 def _statuses(value: Any) -> tuple[str, ...]:
@@ -137,17 +140,22 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
 
 def _from_pyproject(path: Path) -> list[tuple[str, Any, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError:
         return []
-    if "threadsafe-timeout" not in text:
-        return []  # saves most programs the TOML parser
+    if b"threadsafe-timeout" not in content:
+        return []  # saves most programs the TOML parser, and its complaints about what is somebody else's
     import tomllib
 
+    table: Any
     try:
-        table = tomllib.loads(text).get("tool", {}).get("threadsafe-timeout", {})
-    except tomllib.TOMLDecodeError as exc:
+        table = tomllib.loads(content.decode())
+    except ValueError as exc:  # not TOML, or not UTF-8
         raise SettingError("[tool.threadsafe-timeout]", str(path), f"is not valid TOML: {exc}") from None
+    for name in ("tool", "threadsafe-timeout"):
+        table = table.get(name, {})
+        if not isinstance(table, dict):
+            raise SettingError("[tool.threadsafe-timeout]", str(path), f"must be a table, got {name} = {table!r}")
     return [(name.replace("-", "_"), value, f"{path}, [tool.threadsafe-timeout]") for name, value in table.items()]
 
 
