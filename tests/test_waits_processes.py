@@ -182,6 +182,23 @@ def test_a_wait_that_was_not_cancelled_sees_what_arrives(cls, pair):
     assert left.recv(1) == b"x"
 
 
+@pytest.mark.parametrize("in_scope", [False, True])
+@pytest.mark.parametrize("position", range(3))
+def test_select_refuses_what_the_original_refuses_with_its_words(in_scope, position):
+    lists: list[object] = [[], [], []]
+    with move_on_after(LONG) if in_scope else contextlib.nullcontext():
+        for value, error, words in (
+            (5, TypeError, "arguments 1-3 must be sequences"),
+            (None, TypeError, "arguments 1-3 must be sequences"),
+            (["x"], TypeError, "argument must be an int, or have a fileno"),
+            ([-1], ValueError, "file descriptor cannot be a negative integer"),
+            ((1 // number for number in [0]), ZeroDivisionError, "by zero"),
+        ):
+            lists[position] = value
+            with pytest.raises(error, match=words):
+                select.select(*lists)
+
+
 # --- subprocess
 
 
@@ -248,6 +265,16 @@ def test_popen_wait_kills_what_it_waited_for(timeout, children):
     with CancelScope() as scope:
         scope.cancel()
         assert child.wait() == child.returncode  # nothing to wait for
+    assert not scope.cancelled_caught
+
+
+def test_popen_wait_for_what_has_ended_does_not_raise(children):
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert child.returncode is None
+    with CancelScope() as scope:
+        scope.cancel()
+        assert child.wait() == 0
     assert not scope.cancelled_caught
 
 

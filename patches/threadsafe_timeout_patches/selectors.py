@@ -90,6 +90,10 @@ def _patch_select(module: ModuleType, patching: Patching) -> None:
     def select(rlist: Any, wlist: Any, xlist: Any, timeout: Any = None, /) -> Any:
         if current_scope() is None:
             return original(rlist, wlist, xlist, timeout)
+        try:
+            rlist, wlist, xlist = iter(rlist), iter(wlist), iter(xlist)
+        except TypeError:
+            return original(rlist, wlist, xlist, timeout)  # which says what is wrong with them
         return _select_in_scope(original, list(rlist), list(wlist), list(xlist), timeout)
 
     patching.replace(module, "select", stand_in(module, "select", select))

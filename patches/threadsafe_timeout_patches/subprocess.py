@@ -46,11 +46,11 @@ _REAP_SECONDS = 2.0  # for a killed process to be gone; only one in an uninterru
 def apply(module: ModuleType, patching: Patching) -> None:
     if module._mswindows:
         return  # processes there are waited for in C, without a timeout below the caller's
-    wait, communicate = module.Popen.wait, module.Popen.communicate
+    wait, communicate, poll = module.Popen.wait, module.Popen.communicate, module.Popen.poll
     current_scope = _scope.current_scope
 
     def popen_wait(self: Any, timeout: float | None = None) -> int:
-        if current_scope() is None or self.returncode is not None:
+        if current_scope() is None or poll(self) is not None:  # it has ended: no need to wait
             return wait(self, timeout)  # type: ignore[no-any-return]  # the original is untyped
         return _wait_in_scope(wait, self, timeout)
 
