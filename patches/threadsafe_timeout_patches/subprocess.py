@@ -154,6 +154,8 @@ def _communicate_in_scope(call: Callable[[], Any], wait: _Wrapped, popen: Any, o
                 registration.unregister()
         if killed:
             _scope.raise_if_cancelled()
+        elif one_call:
+            _scope.run_due_alarms()  # which it was not woken for
         return result
     except Cancelled:
         _end(wait, popen)
