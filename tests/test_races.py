@@ -6,6 +6,7 @@ Each test holds one of the library's own steps up, so that the other thread come
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
 import gc
 import logging
@@ -82,7 +83,7 @@ def test_ctrl_c_while_a_scope_is_entered_leaves_nothing_behind(monkeypatch, oute
     if outer:
         around.__enter__()
     monkeypatch.setattr(_timer, "attend", interrupt)
-    monkeypatch.setattr(_timer, "wake_at", float("inf"))
+    monkeypatch.setattr(_scope, "_INCOMING_LIMIT", -1)  # each scope attends to the timer
     with pytest.raises(KeyboardInterrupt), deadline(5):
         raise AssertionError("the block was not to run")
     assert _scope.current_scope() is (around if outer else None)
@@ -263,9 +264,9 @@ def test_what_is_armed_while_a_due_one_is_taken_is_not_lost(monkeypatch):
                 fired.append("arming")
                 _timer.push(0.0, fired.clear)
 
-    heap = []
-    monkeypatch.setattr(_timer, "_heap", heap)
-    with _timer.lock:
+    with _timer.lock, monkeypatch.context() as patched:  # the scopes of others keep their own heap
+        patched.setattr(_timer, "_heap", [])
+        patched.setattr(_timer, "incoming", collections.deque())
         _timer.push(1.0, print)
         due = Due()
         _timer._take_due(due)
@@ -480,7 +481,7 @@ def test_health_while_a_task_is_being_entered(monkeypatch, gate):
 
     with ThreadPoolExecutor(1, "entering", task_timeout=BOUND) as pool:
         monkeypatch.setattr(_timer, "attend", slow)
-        monkeypatch.setattr(_timer, "wake_at", float("inf"))
+        monkeypatch.setattr(_scope, "_INCOMING_LIMIT", -1)  # each scope attends to the timer
         pool.submit(int)
         assert inside.wait(BOUND)
         assert pool.health().workers[0].task == "int"

@@ -278,3 +278,29 @@ def test_a_timer_thread_that_ended_is_replaced():
     fired = threading.Event()
     _timer.call_later(0, fired.set)
     assert fired.wait(10)
+
+
+def test_a_thread_that_looks_while_it_is_shut_down_promises_nothing(monkeypatch):
+    """The next deadline would rely on a thread that is about to end."""
+    looking, take = threading.Event(), _timer._take_due
+
+    def take_late(due):
+        if threading.current_thread() is old:
+            looking.set()
+            while _timer._thread is old:
+                os.sched_yield()
+        return take(due)
+
+    _timer.shutdown()
+    with deadline(3600) as far:
+        _timer.call_later(3600, far.cancel)
+        old = _timer._thread
+        monkeypatch.setattr(_timer, "_take_due", take_late)
+        _timer.poke()
+        assert looking.wait(10)
+        _timer.shutdown()
+        assert not old.is_alive()
+        monkeypatch.undo()
+        far.cancel()
+        with deadline(7200):
+            assert _timer._thread.is_alive()

@@ -270,23 +270,27 @@ def _take_due(due: deque[Callable[[], object]]) -> float | None:
 
 
 def _run() -> None:
-    global _woken
+    global _woken, wake_at
     me = threading.current_thread()
     due: deque[Callable[[], object]] = deque()
-    while _thread is me:  # else forked away, or shut down
-        try:
-            _serve(due)
-        except BaseException:
-            # Thrown at this thread from outside. Every deadline of the process depends on it, so it looks again; the
-            # wake-up may have been taken and not noted.
-            with lock:
-                _wakeup.acquire(blocking=False)
-                _woken = False
-            _log_failure("the thread that watches deadlines was disturbed; it goes on")
-    with lock:  # it has a successor, whose wake-up it may have taken
-        if _thread is not None and not _woken:
-            _woken = True
-            _wakeup.release()
+    try:
+        while _thread is me:  # else forked away, or shut down
+            try:
+                _serve(due)
+            except BaseException:
+                # Thrown at this thread from outside. Every deadline of the process depends on it, so it looks again;
+                # the wake-up may have been taken and not noted.
+                with lock:
+                    _wakeup.acquire(blocking=False)
+                    _woken = False
+                _log_failure("the thread that watches deadlines was disturbed; it goes on")
+    finally:
+        with lock:
+            if _thread is None or _thread is me:
+                wake_at = float("inf")  # what it promised when it last looked, nobody keeps: the next deadline asks
+            elif not _woken:  # it has a successor, whose wake-up it may have taken
+                _woken = True
+                _wakeup.release()
 
 
 def _log_failure(text: str) -> None:
