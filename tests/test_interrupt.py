@@ -1,5 +1,6 @@
 """The interrupt lands nowhere but where it may: tried at every place it could, and in real loops."""
 
+import concurrent.futures
 import contextlib
 import dis
 import itertools
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import stress_interrupt
 import stress_interrupt_shapes as shapes
 
+BOUND = 10.0
 MECHANISM = _interrupt.support().mechanism
 if MECHANISM == "async exception":
     from threadsafe_timeout import _interrupt_async
@@ -484,6 +486,42 @@ def test_no_hook_is_left_in_the_thread():
         pass
     assert sys.gettrace() is None
     assert sys.getprofile() is None
+
+
+def test_who_traces_the_thread_later_is_left_alone():
+    """A debugger, or a measurement of coverage, in the functions that an interrupt went through."""
+    calls = []
+
+    def tracer(frame, event, argument):
+        calls.append(frame.f_code.co_name)
+
+    def hold():
+        until = time.perf_counter() + BOUND
+        while time.perf_counter() < until:
+            try:
+                loop()
+            except BaseException:
+                if time.perf_counter() > until - BOUND + 0.15:  # insisted on
+                    raise
+
+    def run():
+        with move_on_after(0.01) as scope:
+            hold()
+        sys.settrace(tracer)
+        total = 0
+        for n in range(10):
+            total += n
+        busy()
+        kept = sys.gettrace()
+        sys.settrace(None)
+        return kept, scope.cancelled_caught
+
+    def busy():
+        return 1
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run).result(BOUND) == (tracer, True)
+    assert calls[-1] == "busy"
 
 
 def test_unproven_interpreters_are_told_apart(monkeypatch):

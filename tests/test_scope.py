@@ -341,6 +341,39 @@ def test_a_cancelled_scope_stays_cancelled_for_who_inherited_it():
         context.run(check_cancelled)
 
 
+def held_by_a_generator(source):
+    with CancelScope(token=source.token):
+        yield
+
+
+def test_a_generator_closed_in_another_context_leaves_its_scope():
+    """As when the last reference to it is dropped elsewhere."""
+    source = CancelSource()
+    generator = held_by_a_generator(source)
+    context = contextvars.copy_context()
+    context.run(next, generator)
+    generator.close()
+    assert not source.token._registrations
+    source.cancel("too late for it")
+    context.run(check_cancelled)
+
+
+def test_a_generator_that_ends_in_another_context_is_told_so():
+    source = CancelSource()
+    generator = held_by_a_generator(source)
+    context = contextvars.copy_context()
+    context.run(next, generator)
+    with pytest.raises(RuntimeError, match="in the same context"):
+        next(generator)
+    assert not source.token._registrations
+    inner = contextvars.copy_context()
+    generator = held_by_a_generator(source)
+    inner.run(next, generator)
+    with pytest.raises(RuntimeError, match="in the same context"):
+        inner.copy().run(next, generator)
+    assert not source.token._registrations
+
+
 def test_cancelled_cannot_be_made():
     with pytest.raises(TypeError, match="cancel"):
         Cancelled()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from threadsafe_timeout import ThreadPoolExecutor
+from threadsafe_timeout import ThreadPoolExecutor, _timer, move_on_after, sleep
 from threadsafe_timeout._threads import DaemonThread
 
 
@@ -107,3 +107,14 @@ def test_a_worker_struck_as_it_begins_is_replaced(monkeypatch, caplog, pool, pla
     assert len(struck) == 1
     assert pool.stats()["respawned"] == 1
     assert pool.stats()["workers"] == 1
+
+
+@pytest.mark.usefixtures("unheard")
+@pytest.mark.parametrize("place", PLACES)
+def test_the_thread_that_watches_deadlines_is_replaced_if_it_is_struck_as_it_begins(monkeypatch, place):
+    _timer.shutdown()
+    struck = strike_once(monkeypatch, place, lambda one: one.name == _timer.THREAD_NAME)
+    with move_on_after(0.01) as scope:
+        sleep(10)
+    assert scope.cancelled_caught
+    assert len(struck) == 1

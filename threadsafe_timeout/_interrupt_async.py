@@ -161,7 +161,9 @@ def _trace_from(frame: FrameType | None) -> None:
 def _on_event(frame: FrameType, event: str, argument: object) -> TraceFunction | None:
     target = _interrupt._targets.get(get_ident())
     if target is None or (target.raised and _clock.monotonic() < target.insist_at):
-        sys.settrace(None)
+        frame.f_trace = None
+        if sys.gettrace() is _on_event:  # else it is that of a debugger by now
+            sys.settrace(None)
         return None
     if event == "line":
         _interrupt.on_line(frame, frame.f_lasti)  # if it raises, the interpreter ends the tracing

@@ -271,7 +271,12 @@ class CancelScope:
             except IndexError:
                 pass  # sorted in just now, and found to be left
         inside = _current.get()
-        _current.reset(self._reset)  # type: ignore[arg-type]  # set on entry
+        try:
+            _current.reset(self._reset)  # type: ignore[arg-type]  # set on entry
+        except ValueError:  # a generator that is ended in another context than it began in
+            if inside is self:  # a copy of that one
+                _current.set(self._parent)
+                inside = None
         self._reset = None  # it holds the context
         own = False
         if self._extras is not None:
@@ -291,8 +296,9 @@ class CancelScope:
         if inside is self or exc is not None:  # what is being raised tells more
             return
         raise RuntimeError(
-            f"{self!r} was left while {inside!r} is the innermost one here: scopes must be left in the reverse order "
-            "of being entered, in the same context (a generator that yields inside a scope is a usual cause)"
+            f"{self!r} was left while {inside or 'no scope'} is the innermost one here: scopes must be left in the "
+            "reverse order of being entered, in the same context (a generator that yields inside a scope is a usual "
+            "cause)"
         )
 
     def __aenter__(self) -> Awaitable[Self]:

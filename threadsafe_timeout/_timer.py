@@ -34,6 +34,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from threadsafe_timeout import _clock
+from threadsafe_timeout._threads import DaemonThread
 
 __all__ = [
     "Entry", "TimerThread", "Watched", "arm", "attend", "call_later", "disarm", "in_timer_thread", "incoming", "is_due",
@@ -229,7 +230,7 @@ def _wake(when: float) -> None:
     wake_at = when
     if _thread is None or not _thread.is_alive():
         # daemon: it must never keep a finished process alive
-        _thread = threading.Thread(target=_run, name=THREAD_NAME, daemon=True)
+        _thread = DaemonThread(_run, THREAD_NAME, _ended)
         try:
             _thread.start()
         except BaseException as exc:
@@ -270,27 +271,33 @@ def _take_due(due: deque[Callable[[], object]]) -> float | None:
 
 
 def _run() -> None:
-    global _woken, wake_at
+    global _woken
     me = threading.current_thread()
     due: deque[Callable[[], object]] = deque()
-    try:
-        while _thread is me:  # else forked away, or shut down
-            try:
-                _serve(due)
-            except BaseException:
-                # Thrown at this thread from outside. Every deadline of the process depends on it, so it looks again;
-                # the wake-up may have been taken and not noted.
-                with lock:
-                    _wakeup.acquire(blocking=False)
-                    _woken = False
-                _log_failure("the thread that watches deadlines was disturbed; it goes on")
-    finally:
-        with lock:
-            if _thread is None or _thread is me:
-                wake_at = float("inf")  # what it promised when it last looked, nobody keeps: the next deadline asks
-            elif not _woken:  # it has a successor, whose wake-up it may have taken
-                _woken = True
-                _wakeup.release()
+    while _thread is me:  # else forked away, or shut down
+        try:
+            _serve(due)
+        except BaseException:
+            # Thrown at this thread from outside. Every deadline of the process depends on it, so it looks again; the
+            # wake-up may have been taken and not noted.
+            with lock:
+                _wakeup.acquire(blocking=False)
+                _woken = False
+            _log_failure("the thread that watches deadlines was disturbed; it goes on")
+
+
+def _ended() -> None:
+    """In a thread that is no more, whatever ended it: nobody keeps what it promised when it last looked."""
+    global _thread, wake_at, _woken
+    with lock:
+        if _thread is None:  # shut down
+            wake_at = float("inf")
+        elif _thread.ident == threading.get_ident() or not _thread.is_alive():  # struck, past all help
+            _thread = None
+            _wake(float("inf"))  # another, which looks for itself
+        elif not _woken:  # it has a successor, whose wake-up it may have taken
+            _woken = True
+            _wakeup.release()
 
 
 def _log_failure(text: str) -> None:
