@@ -24,6 +24,8 @@ from threadsafe_timeout import (
     DeadlineExceeded,
     ThreadPoolExecutor,
     _clock,
+    _frames,
+    _interrupt,
     _registration,
     _scope,
     _task,
@@ -295,6 +297,50 @@ def test_the_deadlines_of_other_threads_are_not_met_in_a_forked_child(gate):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     gate.set()
     thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_forked_while_frames_are_looked_at_has_a_collector():
+    """And can look at frames itself."""
+    looking, forking = threading.Event(), threading.Event()
+
+    def look():
+        with _frames.frames_of_others():
+            looking.set()
+            forking.wait(0.3)  # the other is held up by then, if it ever is
+
+    looker = run_thread(look)
+    assert looking.wait(BOUND)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        _frames.current_frames()
+        os._exit(0 if gc.isenabled() else 1)
+    forking.set()
+    looker.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert gc.isenabled()
+
+
+@pytest.mark.skipif(_interrupt.support().mechanism is None, reason=_interrupt.support().detail)
+def test_a_look_that_fails_is_not_the_last(monkeypatch):
+    mechanism = type(_interrupt._make_mechanism())
+    arm, failed = mechanism.arm, []
+
+    def fail_once(self, stacks):
+        if stacks and not failed:
+            failed.append(True)
+            raise MemoryError
+        arm(self, stacks)
+
+    monkeypatch.setattr(mechanism, "arm", fail_once)
+    until = time.monotonic() + BOUND
+    with move_on_after(0.01) as scope:
+        while time.monotonic() < until:
+            pass
+    assert failed
+    assert scope.cancelled_caught
 
 
 # The pool

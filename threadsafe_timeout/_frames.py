@@ -43,6 +43,12 @@ def current_frames() -> dict[int, FrameType]:
         return sys._current_frames()
 
 
+if sys.version_info < (3, 12) and hasattr(os, "register_at_fork"):
+    # Before the timer's lock, which is taken inside this one: what is registered last comes first. A child that is
+    # forked in the middle of such a block would have no collector, and nobody to give the lock back.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
 # Packages that wait on behalf of the code that is of interest, besides the standard library.
 _PLUMBING = frozenset({
     "anthropic", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "requests", "threadsafe_timeout",

@@ -220,18 +220,20 @@ def _look() -> None:
         targets = list(_targets.values())
     if _mechanism is None:
         return
-    stacks = {}
-    frames = current_frames() if targets else {}
-    for target in targets:
-        frame = frames.get(target.ident)
-        if frame is not None and target.wants(frame, now):
-            stacks[target.ident] = frame
-    _mechanism.arm(stacks)
-    del frames, stacks  # a frame kept here would keep its thread's objects alive
-    with _timer.lock:
+    try:
+        stacks = {}
+        frames = current_frames() if targets else {}
         for target in targets:
-            if target.ident in _targets:
-                _schedule(target.next_look(now, _mechanism.longest))
+            frame = frames.get(target.ident)
+            if frame is not None and target.wants(frame, now):
+                stacks[target.ident] = frame
+        _mechanism.arm(stacks)
+        del frames, stacks  # a frame kept here would keep its thread's objects alive
+    finally:  # whatever happens here: nobody else looks
+        with _timer.lock:
+            for target in targets:
+                if target.ident in _targets:
+                    _schedule(target.next_look(now, _mechanism.longest))
 
 
 def on_line(frame: FrameType, offset: int) -> None:
