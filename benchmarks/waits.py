@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from threadsafe_timeout import CancelScope, install, move_on_after, uninstall
 
-NAMES = "time,threading,queue,selectors,subprocess,multiprocessing,asyncio,+locks"
+NAMES = "time,threading,queue,selectors,subprocess,multiprocessing,asyncio,signal_alarm,+locks"
 
 
 def ping_pong(count: int) -> Callable[[], float]:
@@ -50,7 +50,7 @@ def ping_pong(count: int) -> Callable[[], float]:
 
 def repeated(statement: str, count: int, setup: str = "pass") -> Callable[[], float]:
     """Seconds per run of a statement. It is compiled anew each time, so that it finds what is installed."""
-    prelude = "import time, threading, queue, select, subprocess, concurrent.futures\n" + setup
+    prelude = "import time, threading, queue, select, signal, subprocess, concurrent.futures\n" + setup
     # As the code of a program: what the standard library makes is never a stand-in.
     return lambda: timeit.Timer(statement, prelude, globals={"__name__": "__main__"}).timeit(count) / count
 
@@ -68,6 +68,7 @@ CASES: dict[str, Callable[[], float]] = {
     "select.select, ready": repeated(
         "select.select([], [s], [], 1)", 5_000, "import socket; s, other = socket.socketpair()"
     ),
+    "signal.alarm(60), alarm(0), main thread": repeated("signal.alarm(60); signal.alarm(0)", 5_000),
     "subprocess.call": repeated("subprocess.call(['true'])", 10),
     "with Lock() (opt-in)": repeated("with lock: pass", 50_000, "lock = threading.Lock()"),
     "with RLock() (opt-in)": repeated("with lock: pass", 50_000, "lock = threading.RLock()"),
@@ -87,6 +88,19 @@ def compare(rounds: int) -> None:
             uninstall()
         plain, patched, scope = (best[kind] * 1e6 for kind in ("plain", "patched", "scope"))
         print(f"{name:40} {plain:10.3f} {patched:10.3f} {patched / plain:7.3f} {scope:11.3f}")
+
+
+def alarms() -> None:
+    """The idiom of SIGALRM's users, next to a scope: in another thread nothing is there to compare it with."""
+    idiom = repeated("signal.signal(signal.SIGALRM, h); signal.alarm(60); signal.alarm(0)", 5_000, "h = lambda *_: 0")
+    block = repeated("with move_on_after(60): pass", 5_000, "from threadsafe_timeout import move_on_after")
+    install(patches=NAMES, checkpoint="off")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        alarm, scope = (
+            pool.submit(lambda case=case: min(case() for _ in range(20)) * 1e6).result() for case in (idiom, block)
+        )
+    uninstall()
+    print(f"\nsignal(), alarm(60), alarm(0) in a pool's thread: {alarm:.2f} µs; a scope there: {scope:.2f} µs")
 
 
 def _select() -> None:
@@ -144,4 +158,5 @@ if __name__ == "__main__":
     parser.add_argument("--cancellations", type=int, default=300)
     arguments = parser.parse_args()
     compare(arguments.rounds)
+    alarms()
     latencies(arguments.cancellations)

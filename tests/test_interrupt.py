@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dis
+import importlib
 import itertools
 import logging
 import sys
@@ -522,6 +523,35 @@ def test_who_traces_the_thread_later_is_left_alone():
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         assert pool.submit(run).result(BOUND) == (tracer, True)
     assert calls[-1] == "busy"
+
+
+@pytest.mark.skipif(MECHANISM != "async exception", reason="for the mechanism of 3.11")
+def test_a_module_that_is_being_executed_is_not_slowed_down(tmp_path, monkeypatch):
+    """It is not interrupted, others may wait for its lock, and to follow it made seconds out of one."""
+    (tmp_path / "takes_its_time.py").write_text(
+        "import gc, sys, threading, time\n"
+        "from threadsafe_timeout import _interrupt\n"
+        "slowed = looks = 0\n"
+        "until = time.perf_counter() + 10\n"
+        "look = _interrupt._look\n"
+        "def count():\n"
+        "    global looks\n"
+        "    looks += 1\n"
+        "    look()\n"
+        "_interrupt._look = count\n"
+        "while looks < 10 and time.perf_counter() < until:\n"
+        "    slowed += sys.gettrace() is not None or gc.get_threshold()[0] < 0\n"
+        "    [[], {}]\n"
+        "_interrupt._look = look\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    after = []
+    with move_on_after(0.01) as scope:
+        takes_its_time = importlib.import_module("takes_its_time")
+        after.append((takes_its_time.slowed, takes_its_time.looks))
+        loop()
+    assert after == [(0, 10)]
+    assert scope.cancelled_caught
 
 
 def test_unproven_interpreters_are_told_apart(monkeypatch):

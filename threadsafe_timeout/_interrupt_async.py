@@ -76,6 +76,9 @@ _STILL, _STUCK = 5, 40  # times found in the same place without having computed,
 _PATIENCE = 1  # looks in vain before the collector is asked to help
 _LAST_RESORT = 6  # and before the handler of an alarm is run where it has to raise
 
+# The function of the import system that executes a module. (Its name is private; without it, imports are slower.)
+_LOAD = getattr(getattr(sys.modules["_frozen_importlib"], "_load_unlocked", None), "__code__", None)
+
 _sent: dict[int, CancelScope] = {}  # by thread ident: whose exception is being sent
 
 
@@ -165,6 +168,9 @@ def _on_event(frame: FrameType, event: str, argument: object) -> TraceFunction |
         if sys.gettrace() is _on_event:  # else it is that of a debugger by now
             sys.settrace(None)
         return None
+    if frame.f_code is _LOAD and event == "call" and sys.gettrace() is _on_event:
+        sys.settrace(None)  # until it is found after that
+        return None
     if event == "line":
         _interrupt.on_line(frame, frame.f_lasti)  # if it raises, the interpreter ends the tracing
     return None if is_protected(frame) else _on_event
@@ -194,8 +200,8 @@ class AsyncException:
             self._failed = {}  # another one: the timer thread may be about to count in the one there was
             return
         self._failed = {ident: times for ident, times in self._failed.items() if ident in idents}
-        hunted = {ident: _Hunted(ident) for ident in idents}
-        slow = {ident for ident in idents if self._failed.get(ident, 0) >= _PATIENCE}
+        hunted = {ident: _Hunted(ident) for ident in idents - _loading(idents)}
+        slow = {ident for ident in hunted if self._failed.get(ident, 0) >= _PATIENCE}
         patience = 1 + max(self._failed.get(ident, 0) for ident in idents)
         until = _clock.monotonic() + min(_BURST * patience, _LONGEST_BURST)
         interval = sys.getswitchinterval()
@@ -315,9 +321,14 @@ def _met_at_allocation(idents: set[int]) -> Iterator[None]:
 
     def collecting(phase: str, info: object) -> None:
         # Not at its start: what finalisers and the callbacks of weak references raise is printed and dropped.
-        if phase == "stop" and get_ident() in idents:
-            idents.discard(get_ident())
-            _trace_from(sys._getframe(1))
+        ident = get_ident()
+        if phase == "stop" and ident in idents:
+            idents.discard(ident)
+            if not idents:
+                gc.set_threshold(*thresholds)  # it is dear, and the block may last
+            frame, owed = sys._getframe(1), _interrupt._owed(ident)
+            if owed is not None and not _loads(frame, owed[1]):
+                _trace_from(frame)
 
     gc.callbacks.append(collecting)
     # Below zero: what is counted is allocated less freed, which a loop that frees what it allocates keeps at zero.
@@ -327,6 +338,29 @@ def _met_at_allocation(idents: set[int]) -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.callbacks.remove(collecting)
+
+
+def _loading(idents: set[int]) -> set[int]:
+    """Those of these threads that execute a module for the block they are to leave: nothing can be raised there, and to
+    follow them would only make a long thing, which others may wait for, last longer."""
+    found = set()
+    shields = _scope._Shield.active
+    with frames_of_others():
+        for ident, frame in current_frames().items():
+            target = _interrupt._targets.get(ident) if ident in idents else None
+            owed = _owed(target, shields) if target is not None else None
+            if owed is not None and _loads(frame, owed[1]):
+                found.add(ident)
+    return found
+
+
+def _loads(frame: FrameType | None, anchor: CancelScope) -> bool:
+    """Whether a module is executed between `frame` and the block of `anchor`."""
+    while frame is not None and frame is not anchor._frame and frame not in anchor._armed_in:
+        if frame.f_code is _LOAD:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _first_of(places: Collection[FrameType], frame: FrameType | None) -> FrameType | None:
