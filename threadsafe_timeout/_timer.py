@@ -66,6 +66,7 @@ _heap: list[Entry] = []  # guarded by lock
 _dead = 0  # guarded by lock
 _sequence = count().__next__
 _thread: threading.Thread | None = None  # guarded by lock
+_starting = False  # guarded by lock: whoever has it is about to know whether there is a thread
 _wakeup = threading.Lock()  # held while there is nothing new; released (once) to wake the thread
 _wakeup.acquire()
 _problem: Exception | None = None  # guarded by lock; why the thread could not be started
@@ -226,11 +227,11 @@ def _sort_in() -> None:
 
 def _wake(when: float) -> None:
     """Make the thread look again, starting it if there is none. The caller holds `lock`."""
-    global _thread, wake_at, _woken, _problem
+    global _thread, _starting, wake_at, _woken, _problem
     wake_at = when
     if _thread is None or not _thread.is_alive():
         # daemon: it must never keep a finished process alive
-        _thread = DaemonThread(_run, THREAD_NAME, _ended)
+        _thread, _starting = DaemonThread(_run, THREAD_NAME, _ended), True
         try:
             _thread.start()
         except BaseException as exc:
@@ -239,6 +240,8 @@ def _wake(when: float) -> None:
                 raise
             # Too many threads; or, from 3.12 on, the interpreter is about to exit. The block is not to blame.
             _problem = exc
+        finally:
+            _starting = False
     elif not _woken:
         _woken = True
         _wakeup.release()
@@ -290,6 +293,8 @@ def _ended() -> None:
     """In a thread that is no more, whatever ended it: nobody keeps what it promised when it last looked."""
     global _thread, wake_at, _woken
     with lock:
+        if _starting:
+            return  # it could not be had, which who starts it sees
         if _thread is None:  # shut down
             wake_at = float("inf")
         elif _thread.ident == threading.get_ident() or not _thread.is_alive():  # struck, past all help
