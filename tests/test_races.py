@@ -480,8 +480,10 @@ def test_the_block_is_not_left_before_a_task_that_was_given_up_is_settled(monkey
 
 def test_what_a_callback_raises_while_pending_tasks_are_cancelled_loses_none(gate):
     pool = ThreadPoolExecutor(1)
-    pool.submit(stuck, gate)
+    running = pool.submit(stuck, gate)
     futures = [pool.submit(int) for _ in range(3)]
+    while not running.running():
+        os.sched_yield()
 
     def interrupt(_):
         raise KeyboardInterrupt

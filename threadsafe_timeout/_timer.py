@@ -232,6 +232,9 @@ def _wake(when: float) -> None:
     if _thread is None or not _thread.is_alive():
         # daemon: it must never keep a finished process alive
         _thread, _starting = DaemonThread(_run, THREAD_NAME, _ended), True
+        # It looks before it waits. One that died may have taken the last wake-up, and not said so.
+        _wakeup.acquire(blocking=False)
+        _woken = False
         try:
             _thread.start()
         except BaseException as exc:
@@ -242,7 +245,14 @@ def _wake(when: float) -> None:
             _problem = exc
         finally:
             _starting = False
-    elif not _woken:
+    else:
+        _nudge()
+
+
+def _nudge() -> None:
+    """Have whoever waits look again. The caller holds `lock`."""
+    global _woken
+    if not _woken:
         _woken = True
         _wakeup.release()
 
@@ -291,7 +301,7 @@ def _run() -> None:
 
 def _ended() -> None:
     """In a thread that is no more, whatever ended it: nobody keeps what it promised when it last looked."""
-    global _thread, wake_at, _woken
+    global _thread, wake_at
     with lock:
         if _starting:
             return  # it could not be had, which who starts it sees
@@ -300,9 +310,8 @@ def _ended() -> None:
         elif _thread.ident == threading.get_ident() or not _thread.is_alive():  # struck, past all help
             _thread = None
             _wake(float("inf"))  # another, which looks for itself
-        elif not _woken:  # it has a successor, whose wake-up it may have taken
-            _woken = True
-            _wakeup.release()
+        else:  # it has a successor, whose wake-up it may have taken
+            _nudge()
 
 
 def _log_failure(text: str) -> None:
@@ -332,15 +341,14 @@ def _serve(due: deque[Callable[[], object]]) -> None:
 
 def shutdown() -> None:
     """Stop the timer thread; a deadline that is armed later starts it again. For tests that count threads."""
-    global _thread, wake_at, _woken
+    global _thread, wake_at
     with lock:
         thread, _thread = _thread, None
         wake_at = float("inf")
-        if thread is not None and not _woken:
-            _woken = True
-            _wakeup.release()
-    if thread is not None and thread is not threading.current_thread():
-        thread.join()
+    while thread is not None and thread is not threading.current_thread() and thread.is_alive():
+        with lock:
+            _nudge()  # again if a successor has taken it
+        thread.join(0.01)
 
 
 def poke() -> None:
