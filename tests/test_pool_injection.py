@@ -1,7 +1,7 @@
 """A stray exception at every line of the pool that a worker runs: the width stays, no task is lost, no lock stays held.
 
 Strays are what late `PyThreadState_SetAsyncExc` calls of other libraries, or MemoryErrors, do to a worker loop. One is
-raised at a time, at a line of the pool's own modules, in a worker: through `sys.monitoring` (3.12+) or a trace function.
+raised at a time, at a line of the pool's own modules and the timer's, in a worker: through `sys.monitoring` (3.12+) or a trace function.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from threadsafe_timeout import (
     _pool,
     _task,
     _threads,
+    _timer,
     _workers,
 )
 
-MODULES = (_events, _exit, _future, _pool, _task, _threads, _workers)
+MODULES = (_events, _exit, _future, _pool, _task, _threads, _timer, _workers)
 PREFIX = "injected"
 BOUND = 10.0  # seconds that anything here may take on a busy machine
 

@@ -316,16 +316,3 @@ def test_a_thread_that_looks_while_it_is_shut_down_promises_nothing(monkeypatch)
         far.cancel()
         with deadline(7200):
             assert _timer._thread.is_alive()
-
-
-def test_a_wake_up_that_a_thread_took_to_its_grave_does_not_count():
-    """Struck twice between taking it and saying so."""
-    _timer.shutdown()
-    with _timer.lock:
-        _timer._wakeup.acquire(blocking=False)
-        _timer._woken = True
-    with deadline(3600), move_on_after(3600):
-        _timer.settle(10)
-        with move_on_after(0.01) as scope:
-            sleep(3600)
-    assert scope.cancelled_caught

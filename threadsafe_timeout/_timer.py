@@ -67,11 +67,10 @@ _dead = 0  # guarded by lock
 _sequence = count().__next__
 _thread: threading.Thread | None = None  # guarded by lock
 _starting = False  # guarded by lock: whoever has it is about to know whether there is a thread
-_wakeup = threading.Lock()  # held while there is nothing new; released (once) to wake the thread
+_wakeup = threading.Lock()  # held while there is nothing new; released to wake the thread
 _wakeup.acquire()
 _problem: Exception | None = None  # guarded by lock; why the thread could not be started
 _told = False  # guarded by lock; the log has said so
-_woken = False  # guarded by lock: a second release of _wakeup would be an error
 _logger = logging.getLogger("threadsafe_timeout")
 
 
@@ -217,24 +216,24 @@ class TimerThread:
 
 def _sort_in() -> None:
     """Move what is still wanted from `incoming` to the heap. The caller holds `lock`."""
-    for _ in range(len(incoming)):
+    # First to the heap, then off the list: who is struck by an exception in the middle loses nobody's deadline.
+    waiting = incoming.copy()  # in C: others append, and take the last one back, at any time
+    for watched in waiting:
+        watched._arm()
+    for _ in waiting:
         try:
             watched = incoming.popleft()
         except IndexError:
             return  # a scope that was left meanwhile has taken itself out, which needs no lock
-        watched._arm()
+        watched._arm()  # another, if one was taken out; else it has nothing left to do
 
 
 def _wake(when: float) -> None:
-    """Make the thread look again, starting it if there is none. The caller holds `lock`."""
-    global _thread, _starting, wake_at, _woken, _problem
-    wake_at = when
+    """Make the thread look again, starting it if there is none, and promise it for `when`. The caller holds `lock`."""
+    global _thread, _starting, wake_at, _problem
     if _thread is None or not _thread.is_alive():
         # daemon: it must never keep a finished process alive
         _thread, _starting = DaemonThread(_run, THREAD_NAME, _ended), True
-        # It looks before it waits. One that died may have taken the last wake-up, and not said so.
-        _wakeup.acquire(blocking=False)
-        _woken = False
         try:
             _thread.start()
         except BaseException as exc:
@@ -243,18 +242,20 @@ def _wake(when: float) -> None:
                 raise
             # Too many threads; or, from 3.12 on, the interpreter is about to exit. The block is not to blame.
             _problem = exc
+            return
         finally:
             _starting = False
     else:
         _nudge()
+    wake_at = when  # last: an exception that strikes in here leaves no promise that nobody keeps
 
 
 def _nudge() -> None:
-    """Have whoever waits look again. The caller holds `lock`."""
-    global _woken
-    if not _woken:
-        _woken = True
+    """Have the thread look again at once. The caller holds `lock`."""
+    try:
         _wakeup.release()
+    except RuntimeError:
+        pass  # it has been told, and has not noticed yet
 
 
 def _take_due(due: deque[Callable[[], object]]) -> float | None:
@@ -284,18 +285,13 @@ def _take_due(due: deque[Callable[[], object]]) -> float | None:
 
 
 def _run() -> None:
-    global _woken
     me = threading.current_thread()
     due: deque[Callable[[], object]] = deque()
     while _thread is me:  # else forked away, or shut down
         try:
             _serve(due)
         except BaseException:
-            # Thrown at this thread from outside. Every deadline of the process depends on it, so it looks again; the
-            # wake-up may have been taken and not noted.
-            with lock:
-                _wakeup.acquire(blocking=False)
-                _woken = False
+            # Thrown at this thread from outside. Every deadline of the process depends on it, so it looks again.
             _log_failure("the thread that watches deadlines was disturbed; it goes on")
 
 
@@ -323,12 +319,9 @@ def _log_failure(text: str) -> None:
 
 def _serve(due: deque[Callable[[], object]]) -> None:
     """Run what is due, or wait until something is."""
-    global _woken
     seconds = _take_due(due)
     if not due:
-        if _clock.wait(_wakeup, seconds):
-            with lock:
-                _woken = False
+        _clock.wait(_wakeup, seconds)
         return
     while due:
         callback = due.popleft()
@@ -391,9 +384,9 @@ def settle(timeout: float) -> bool:
 
 def _after_fork_in_child() -> None:
     """Only the forking thread lives on: give it a lock nobody else holds and, if it has deadlines, a timer thread."""
-    global _thread, _wakeup, _woken, wake_at, _dead
+    global _thread, _wakeup, wake_at, _dead
     lock.release()
-    _thread, _woken, wake_at = None, False, float("inf")
+    _thread, wake_at = None, float("inf")
     _wakeup = threading.Lock()
     _wakeup.acquire()
     with lock:
