@@ -19,7 +19,7 @@ from threadsafe_timeout import (
     ThreadPoolExecutor,
     _clock,
     _timer,
-    deadline,
+    move_on_after,
     sleep,
 )
 from threadsafe_timeout.testing import widened_races
@@ -228,7 +228,7 @@ def test_one_outcome_each_under_widened_races():
                 deadline=None if number % 5 else _soon(chance), token=source.token if number % 3 == 0 else None,
             )  # fmt: skip
             if number % 4 == 0:
-                with deadline(0.01):
+                with move_on_after(0.01):  # before the task is submitted, if the machine is busy
                     futures.append(options.submit(task, number))
             elif number % 4 == 1:
                 with CancelScope() as scope:

@@ -343,6 +343,33 @@ def test_a_look_that_fails_is_not_the_last(monkeypatch):
     assert scope.cancelled_caught
 
 
+@pytest.mark.skipif(_interrupt.support().mechanism is None, reason=_interrupt.support().detail)
+def test_who_is_struck_while_it_has_a_look_armed_keeps_no_other_from_being_interrupted(monkeypatch):
+    struck = []
+
+    class Stray(Exception):
+        pass
+
+    def arm(when, callback):
+        raise Stray
+
+    def cancel():
+        try:
+            first.cancel()
+        except Stray as exc:
+            struck.append(exc)
+
+    with CancelScope() as first, monkeypatch.context() as patched:
+        patched.setattr(_timer, "arm", arm)
+        run_thread(cancel).join()
+    assert len(struck) == 1
+    until = time.monotonic() + BOUND
+    with move_on_after(0.01) as second:
+        while time.monotonic() < until:
+            pass
+    assert second.cancelled_caught
+
+
 # The pool
 
 

@@ -166,12 +166,11 @@ def pursue(scope: CancelScope, *, woken: bool = False) -> None:
         if scope._frame is None and not scope._armed_in:
             return  # left, or unset, in the meantime
         ident = scope._thread
-        target = _targets.get(ident)
-        if target is None:
-            target = _targets[ident] = Target(ident, now)
+        target = _targets.get(ident) or Target(ident, now)
         if scope not in target.scopes:  # it may expire while it is being entered, and both tell
             target.scopes.append(scope)
         target.raised = False  # an outer scope may be cancelled while the inner one's exception is on its way
+        _targets[ident] = target
         _schedule(now + _SHORTEST if woken else now)
 
 
@@ -205,8 +204,8 @@ def _schedule(when: float) -> None:
     """Have `_look` run at `when`, unless it will earlier anyway. The caller holds _timer.lock."""
     global _look_at
     if when < _look_at:
-        _look_at = when
         _timer.arm(when, _look)
+        _look_at = when  # last: if something strikes here, the next one to be pursued has a look armed
 
 
 def _look() -> None:
