@@ -59,7 +59,10 @@ def started(script: Path, work: Path, server: FakeLLM, *arguments: str, path: Pa
         *arguments,
     ]  # fmt: skip
     with (work / "out.txt").open("a") as out:
-        env = environment(server) if path is None else {**environment(server), "PYTHONPATH": str(path)}
+        env = environment(server)
+        if path is not None:
+            # What is answered at all is to be waited for, on a busy machine too: two runs are compared.
+            env |= {"PYTHONPATH": str(path), "THREADSAFE_TIMEOUT_LLM_TIMEOUT": str(9 * MINUTE)}
         process = subprocess.Popen(command, cwd=work, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield process
@@ -142,7 +145,7 @@ def test_killed_and_started_again_nothing_finished_runs_twice(version, tmp_path)
 
 
 # (version, results between two updates of the database, legacy minute of the kill)
-MINUTES = [("2025-08-16", minute % 3, minute) for minute in (1, 3, 5, 6)] + [("last", 2, 2), ("last", 1, 4)]
+MINUTES = [("2025-08-16", minute % 3, minute) for minute in (1, 3, 5)] + [("last", 2, 2), ("last", 1, 4)]
 
 
 def without_times(value):

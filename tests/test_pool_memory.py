@@ -236,7 +236,7 @@ def test_one_outcome_each_under_widened_races():
                     scope.cancel()
             else:
                 futures.append(options.submit(task, number))
-            if number % 11 == 0:
+            if futures and number % 11 == 0:
                 futures[chance.randrange(len(futures))].cancel()
             if number == 1200:
                 source.cancel()
