@@ -14,6 +14,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -131,6 +132,13 @@ def lines(unheard) -> Iterator[Lines]:
         yield lines
 
 
+def stacks() -> str:
+    """Where every thread is: who holds what the lost ones wait for."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    frames = sys._current_frames().items()
+    return "\n".join(f"{names.get(ident)}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in frames)
+
+
 class Life:
     """The life of a pool: tasks that end well and badly, one that is settled by hand, one that gets stuck."""
 
@@ -169,7 +177,7 @@ class Life:
         futures = [self.submit(pool, int, number) for number in range(3)]
         futures += [self.submit(pool, int, "x"), self.submit(settled, int), stuck]
         _, pending = wait(futures, BOUND)
-        assert not pending, f"tasks were lost: {pending}"
+        assert not pending, f"tasks were lost: {pending}\n{stacks()}"
         assert isinstance(stuck.exception(0), (DeadlineExceeded, Stray))
 
     def _wait_for_width(self) -> None:
