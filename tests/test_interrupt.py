@@ -409,6 +409,7 @@ def test_a_scope_whose_frame_is_not_on_the_stack_is_left_alone():
         until = time.perf_counter() + 0.2
         while time.perf_counter() < until:
             pass
+    assert scope.cancel_called
     assert not scope.cancelled_caught
 
 

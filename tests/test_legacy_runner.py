@@ -40,29 +40,28 @@ def prepare(work: Path, version: str, runner: str = "smart_batch_runner.py") -> 
     return script
 
 
-def environment(server: FakeLLM) -> dict[str, str]:
+def environment(server: FakeLLM, llm_timeout: float = 2 * MINUTE) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("THREADSAFE_TIMEOUT_")},
         "LEGACY_MINUTE_SECONDS": str(MINUTE),
         "LEGACY_BASE_URL": server.base_url,
         "LEGACY_API_KEY": "unused",
-        "THREADSAFE_TIMEOUT_LLM_TIMEOUT": str(2 * MINUTE),
+        "THREADSAFE_TIMEOUT_LLM_TIMEOUT": str(llm_timeout),
         "THREADSAFE_TIMEOUT_GRACE": "1",
         "PYTHONFAULTHANDLER": "1",
     }
 
 
 @contextlib.contextmanager
-def started(script: Path, work: Path, server: FakeLLM, *arguments: str, path: Path | None = None):
+def started(script: Path, work: Path, server: FakeLLM, *arguments: str, path: Path | None = None, llm_timeout=2 * MINUTE):
     command = [
         sys.executable, str(script), "--num-tasks", str(TASKS), "--workers", str(TASKS), "--qps", "0", "--seed", "3",
         *arguments,
     ]  # fmt: skip
     with (work / "out.txt").open("a") as out:
-        env = environment(server)
+        env = environment(server, llm_timeout)
         if path is not None:
-            # What is answered at all is to be waited for, on a busy machine too: two runs are compared.
-            env |= {"PYTHONPATH": str(path), "THREADSAFE_TIMEOUT_LLM_TIMEOUT": str(9 * MINUTE)}
+            env["PYTHONPATH"] = str(path)
         process = subprocess.Popen(command, cwd=work, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield process
@@ -145,7 +144,7 @@ def test_killed_and_started_again_nothing_finished_runs_twice(version, tmp_path)
 
 
 # (version, results between two updates of the database, legacy minute of the kill)
-MINUTES = [("2025-08-16", minute % 3, minute) for minute in (1, 3, 5)] + [("last", 2, 2), ("last", 1, 4)]
+MINUTES = [("2025-08-16", minute % 3, minute) for minute in (1, 3, 5, 6)] + [("last", 2, 2), ("last", 1, 4)]
 
 
 def without_times(value):
@@ -173,9 +172,11 @@ def killed_at(minute, interval, version, work):
     script = prepare(work, version)
     (work / "src" / "sitecustomize.py").write_text(STEADY)
     arguments = ("--checkpoint-interval", str(interval))
+    # What is answered at all is to be waited for, on a busy machine too: two runs are compared.
+    options = {"path": work / "src", "llm_timeout": 9 * MINUTE}
     with FakeLLM(mix={"good": 6, "search": 2, "hang": 2, "trickle": 2}, seed=5, minute=MINUTE) as server:
         if minute is not None:
-            with started(script, work, server, *arguments, path=work / "src") as process:
+            with started(script, work, server, *arguments, **options) as process:
                 until = time.monotonic() + 30
                 while not server.requests() and time.monotonic() < until:
                     time.sleep(0.01)
@@ -186,7 +187,7 @@ def killed_at(minute, interval, version, work):
             if journal(work).read_bytes().rsplit(b"\n", 2)[-2].startswith(b'{"v":1,"event":"closed"'):
                 return without_times(database(work))  # the run had ended before it was killed: the next is another one
         server.begin_run("to the end")
-        with started(script, work, server, *arguments, path=work / "src") as process:
+        with started(script, work, server, *arguments, **options) as process:
             assert process.wait(45) == 0, (work / "out.txt").read_text()
     return without_times(database(work))
 

@@ -1,7 +1,8 @@
 """A stray exception at every line of the pool that a worker runs: the width stays, no task is lost, no lock stays held.
 
 Strays are what late `PyThreadState_SetAsyncExc` calls of other libraries, or MemoryErrors, do to a worker loop. One is
-raised at a time, at a line of the pool's own modules and the timer's, in a worker: through `sys.monitoring` (3.12+) or a trace function.
+raised at a time, at a line of the pool's own modules and the timer's, in a worker: through `sys.monitoring` (3.12+) or
+a trace function.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import random
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -134,9 +134,7 @@ def lines(unheard) -> Iterator[Lines]:
 
 def stacks() -> str:
     """Where every thread is: who holds what the lost ones wait for."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    frames = sys._current_frames().items()
-    return "\n".join(f"{names.get(ident)}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in frames)
+    return "\n".join(f"{thread.name}:\n{_task.thread_position(thread.ident)[1]}" for thread in threading.enumerate())
 
 
 class Life:

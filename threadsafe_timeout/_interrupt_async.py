@@ -165,15 +165,19 @@ def _on_event(frame: FrameType, event: str, argument: object) -> TraceFunction |
     target = _interrupt._targets.get(get_ident())
     if target is None or (target.raised and _clock.monotonic() < target.insist_at):
         frame.f_trace = None
-        if sys.gettrace() is _on_event:  # else it is that of a debugger by now
-            sys.settrace(None)
+        _stop_tracing()
         return None
-    if frame.f_code is _LOAD and event == "call" and sys.gettrace() is _on_event:
-        sys.settrace(None)  # until it is found after that
+    if frame.f_code is _LOAD and event == "call":
+        _stop_tracing()  # until it is found after that
         return None
     if event == "line":
         _interrupt.on_line(frame, frame.f_lasti)  # if it raises, the interpreter ends the tracing
     return None if is_protected(frame) else _on_event
+
+
+def _stop_tracing() -> None:
+    if sys.gettrace() is _on_event:  # else it is that of a debugger by now
+        sys.settrace(None)
 
 
 _PAIRS = _compare_and_jump()
@@ -193,14 +197,14 @@ class AsyncException:
 
     def arm(self, stacks: dict[int, FrameType]) -> None:
         idents = set(stacks)
-        stacks.clear()
         for ident in _sent.keys() - _interrupt._targets.keys():
             _sent.pop(ident, None)
         if not idents:
             self._failed = {}  # another one: the timer thread may be about to count in the one there was
             return
         self._failed = {ident: times for ident, times in self._failed.items() if ident in idents}
-        hunted = {ident: _Hunted(ident) for ident in idents - _loading(idents)}
+        hunted = {ident: _Hunted(ident) for ident in idents - _loading(stacks)}
+        stacks.clear()
         slow = {ident for ident in hunted if self._failed.get(ident, 0) >= _PATIENCE}
         patience = 1 + max(self._failed.get(ident, 0) for ident in idents)
         until = _clock.monotonic() + min(_BURST * patience, _LONGEST_BURST)
@@ -340,14 +344,14 @@ def _met_at_allocation(idents: set[int]) -> Iterator[None]:
         gc.callbacks.remove(collecting)
 
 
-def _loading(idents: set[int]) -> set[int]:
+def _loading(stacks: dict[int, FrameType]) -> set[int]:
     """Those of these threads that execute a module for the block they are to leave: nothing can be raised there, and to
     follow them would only make a long thing, which others may wait for, last longer."""
     found = set()
     shields = _scope._Shield.active
     with frames_of_others():
-        for ident, frame in current_frames().items():
-            target = _interrupt._targets.get(ident) if ident in idents else None
+        for ident, frame in stacks.items():
+            target = _interrupt._targets.get(ident)
             owed = _owed(target, shields) if target is not None else None
             if owed is not None and _loads(frame, owed[1]):
                 found.add(ident)

@@ -66,7 +66,7 @@ _heap: list[Entry] = []  # guarded by lock
 _dead = 0  # guarded by lock
 _sequence = count().__next__
 _thread: threading.Thread | None = None  # guarded by lock
-_starting = False  # guarded by lock: whoever has it is about to know whether there is a thread
+_starting = False  # guarded by lock: a thread is being started, and who does it sees whether that fails
 _wakeup = threading.Lock()  # held while there is nothing new; released to wake the thread
 _wakeup.acquire()
 _problem: Exception | None = None  # guarded by lock; why the thread could not be started
@@ -232,7 +232,6 @@ def _wake(when: float) -> None:
     """Make the thread look again, starting it if there is none, and promise it for `when`. The caller holds `lock`."""
     global _thread, _starting, wake_at, _problem
     if _thread is None or not _thread.is_alive():
-        # daemon: it must never keep a finished process alive
         _thread, _starting = DaemonThread(_run, THREAD_NAME, _ended), True
         try:
             _thread.start()
