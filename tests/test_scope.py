@@ -358,6 +358,40 @@ def test_a_generator_closed_in_another_context_leaves_its_scope():
     context.run(check_cancelled)
 
 
+def test_a_generator_that_outlives_the_scope_around_it_does_not_bring_it_back():
+    """As when the collector comes by it: nothing that runs then has to do with that scope any more."""
+    generator = held_by_a_generator(CancelSource())
+    with pytest.raises(RuntimeError, match="a generator that yields"), CancelScope() as scope:
+        next(generator)
+        scope.cancel()
+    assert _scope.current_scope() is None
+    with CancelScope() as later:
+        generator.close()
+        assert _scope.current_scope() is later
+        check_cancelled()
+    assert _scope.current_scope() is None
+
+
+def test_what_is_around_the_caller_of_a_generator_stays_in_force_when_that_ends():
+    source = CancelSource()
+    generator = held_by_a_generator(source)
+    with CancelScope() as outermost:
+        next(generator)
+        with CancelScope() as around:
+            generator.close()
+            source.cancel("too late for it")
+            assert _scope.current_scope() is around
+            check_cancelled()
+        assert _scope.current_scope() is outermost
+    assert _scope.current_scope() is None
+
+
+def test_a_scope_that_is_never_left_ends_with_the_one_around():
+    with pytest.raises(RuntimeError, match="reverse order"), CancelScope():
+        CancelScope().__enter__()
+    assert _scope.current_scope() is None
+
+
 def test_a_generator_that_ends_in_another_context_is_told_so():
     source = CancelSource()
     generator = held_by_a_generator(source)
@@ -366,12 +400,13 @@ def test_a_generator_that_ends_in_another_context_is_told_so():
     with pytest.raises(RuntimeError, match="in the same context"):
         next(generator)
     assert not source.token._registrations
-    inner = contextvars.copy_context()
-    generator = held_by_a_generator(source)
-    inner.run(next, generator)
-    with pytest.raises(RuntimeError, match="in the same context"):
-        inner.copy().run(next, generator)
+    # In a copy of it, it is the innermost one.
+    generator, context = held_by_a_generator(source), contextvars.copy_context()
+    context.run(next, generator)
+    copy = context.copy()
+    assert copy.run(next, generator, "ended") == "ended"
     assert not source.token._registrations
+    assert copy.run(_scope.current_scope) is None
 
 
 def test_cancelled_cannot_be_made():

@@ -32,7 +32,7 @@ import math
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection
-from contextvars import Context, ContextVar, Token
+from contextvars import Context, ContextVar
 from threading import get_ident
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
@@ -91,8 +91,8 @@ class CancelScope:
     # Slots, and set in one straight line: attributes in a dictionary would cost more than all the rest of a scope.
     __slots__ = (
         "__weakref__", "_budget", "_callbacks", "_cancelled", "_deadline", "_delivered", "_entered_at", "_entered_by",
-        "_entry", "_extras", "_frame", "_parent", "_progress", "_reason", "_reset", "_state", "_thread",
-        "cancelled_caught", "name",
+        "_entry", "_extras", "_frame", "_parent", "_progress", "_reason", "_state", "_thread", "cancelled_caught",
+        "name",
     )  # fmt: skip
 
     _shield_until = -math.inf  # for shields a slot
@@ -117,7 +117,6 @@ class CancelScope:
     _entered_at: float
     _parent: CancelScope | None
     _progress: float  # when anybody inside last came to a cooperative point; not set before the first
-    _reset: Token[CancelScope | None] | None
 
     def __init__(
         self,
@@ -194,7 +193,7 @@ class CancelScope:
         self._thread = ident = get_ident()
         self._entered_at = now = _clock.monotonic()
         self._parent = parent = _current.get()
-        self._reset = _current.set(self)
+        _current.set(self)
         self._state = _ACTIVE
         try:
             if self._budget is not None:
@@ -255,7 +254,7 @@ class CancelScope:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._state = _DONE
-        self._frame = None
+        frame, self._frame = self._frame, None
         entry = self._entry
         if entry is not None:
             with _timer.lock:
@@ -271,28 +270,24 @@ class CancelScope:
             except IndexError:
                 pass  # sorted in just now, and found to be left
         inside = _current.get()
-        try:
-            _current.reset(self._reset)  # type: ignore[arg-type]  # set on entry
-        except ValueError:  # a generator that is ended in another context than it began in
-            if inside is self:  # a copy of that one
-                _current.set(self._parent)
-                inside = None
-        self._reset = None  # it holds the context
+        if inside is self:
+            _current.set(self._parent)  # not a token's reset: a generator may end in a copy of the context it began in
         own = False
         if self._extras is not None:
             own = self._extras.leave(exc)
             if self._extras.pursued:
                 _dismiss(self)
         if inside is not self:
-            self._misnested(inside, exc)
+            self._misnested(inside, frame, exc)
         if not self._cancelled:
             return False
         return self._close(exc, own or (isinstance(exc, Cancelled) and exc.scope is self))
 
-    def _misnested(self, inside: CancelScope | None, exc: BaseException | None) -> None:
+    def _misnested(self, inside: CancelScope | None, frame: FrameType | None, exc: BaseException | None) -> None:
         while inside is not None and inside._once:  # an alarm that was set in here ends here
             inside._unset()
             inside = inside._parent
+        self._take_out(inside, frame)
         if inside is self or exc is not None:  # what is being raised tells more
             return
         raise RuntimeError(
@@ -300,6 +295,25 @@ class CancelScope:
             "reverse order of being entered, in the same context (a generator that yields inside a scope is a usual "
             "cause)"
         )
+
+    def _take_out(self, inside: CancelScope | None, frame: FrameType | None) -> None:
+        """Leave out of order: of the scopes from `inside` on, those stay in force whose blocks are callers of this
+        one's, a generator's then; the others are suspended generators', or will never be left."""
+        scopes = []
+        while inside is not self:
+            if inside is None:
+                return  # left in another context, or taken out before
+            scopes.append(inside)
+            inside = inside._parent
+        callers = set()
+        while frame is not None and (frame := frame.f_back) is not None:
+            callers.add(frame)
+        innermost = self._parent
+        for scope in reversed(scopes):
+            if scope._frame in callers:
+                scope._parent = innermost
+                innermost = scope
+        _current.set(innermost)
 
     def __aenter__(self) -> Awaitable[Self]:
         # Not `async def`: the frame that awaits is the one whose block this is.
