@@ -553,7 +553,9 @@ def test_a_module_that_is_being_executed_is_not_slowed_down(tmp_path, monkeypatc
         takes_its_time = importlib.import_module("takes_its_time")
         after.append((takes_its_time.slowed, takes_its_time.looks))
         loop()
-    assert after == [(0, 10)]
+    slowed, looks = after[0]
+    assert looks >= 10
+    assert slowed == 0
     assert scope.cancelled_caught
 
 

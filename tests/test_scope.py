@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import gc
 import math
 import pickle
 import threading
@@ -407,6 +408,31 @@ def test_a_generator_that_ends_in_another_context_is_told_so():
     assert copy.run(next, generator, "ended") == "ended"
     assert not source.token._registrations
     assert copy.run(_scope.current_scope) is None
+
+
+def test_who_asks_for_the_scope_while_it_is_left_does_not_keep_it_current():
+    """A finaliser, or a callback of the collector, that comes to a cooperative point."""
+
+    def ask(phase, info):
+        _scope.current_scope()
+
+    def enter_and_leave():
+        others = [contextvars.ContextVar(f"other {n}") for n in range(4)]
+        for other in others:
+            other.set(None)
+            with CancelScope() as scope:
+                scope.cancel()
+            assert _scope.current_scope() is None
+
+    gc.callbacks.append(ask)
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)  # at every allocation, almost
+    try:
+        for _ in range(100):
+            contextvars.Context().run(enter_and_leave)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(ask)
 
 
 def test_cancelled_cannot_be_made():

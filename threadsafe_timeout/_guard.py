@@ -84,11 +84,12 @@ class Watch:
 def _execute(options: Callable[[], GuardOptions], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run the executor's main method under a watch, and say in its result why it ended early."""
     watch = Watch(options())
-    token = _watch.set(watch)
+    around = _watch.get()
+    _watch.set(watch)
     try:
         result = function(*args, **kwargs)
     finally:
-        _watch.reset(token)
+        _watch.set(around)  # not a token's reset: see _scope
     if watch.ended is not None and isinstance(result, dict):
         result["error_type"] = watch.ended
         # First, because runners tell a timeout by this text; what the executor made of it stays behind.

@@ -271,7 +271,10 @@ class CancelScope:
                 pass  # sorted in just now, and found to be left
         inside = _current.get()
         if inside is self:
-            _current.set(self._parent)  # not a token's reset: a generator may end in a copy of the context it began in
+            # Not a token's reset. A generator may end in a copy of the context it began in. And in 3.11 the collector
+            # may run in the middle of one that takes the variable out, and what it runs ask for the current scope: the
+            # variable goes on answering with this one then, from its cache.
+            _current.set(self._parent)
         own = False
         if self._extras is not None:
             own = self._extras.leave(exc)

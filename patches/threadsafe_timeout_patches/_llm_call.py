@@ -87,7 +87,8 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
 
     def request(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = begin(client)
-        reset = _current.set(call)
+        around = current()
+        _current.set(call)
         try:
             with call.scope() as scope:
                 call.until = scope.deadline
@@ -99,12 +100,13 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
                 explained(exc, call.why)
             raise
         finally:
-            _current.reset(reset)
+            _current.set(around)  # not a token's reset: see the core's _scope
         raise call.used_up()
 
     async def request_async(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = begin(client)
-        reset = _current.set(call)
+        around = current()
+        _current.set(call)
         try:
             with call.scope() as scope:
                 call.until = scope.deadline
@@ -116,7 +118,7 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
                 explained(exc, call.why)
             raise
         finally:
-            _current.reset(reset)
+            _current.set(around)  # not a token's reset: see the core's _scope
         raise call.used_up()
 
     patching.wrap_object(module.SyncAPIClient, "request", request)
