@@ -1,14 +1,17 @@
-"""What every test gets: a check that it left no thread behind."""
+"""What every test gets: a check that it left no thread behind, and none that is still to be interrupted."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from threadsafe_timeout import _interrupt
 
 # Every HTTP client, here and in the processes that tests start, reads the certificates it trusts: one instead of all
 # those of the system, which take it a twentieth of a second.
@@ -37,3 +40,7 @@ def no_leaked_threads() -> Iterator[None]:
         thread.join(timeout=5)
     alive = [thread.name for thread in leaked if thread.is_alive()]
     assert not alive, f"the test left threads running: {alive}"
+    until = time.monotonic() + 5
+    while _interrupt._targets and time.monotonic() < until:
+        os.sched_yield()
+    assert not _interrupt._targets, "a thread that has left its scope is still pursued"

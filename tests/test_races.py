@@ -41,6 +41,7 @@ from threadsafe_timeout import (
 
 BOUND = 10.0
 GRACE = 0.05
+needs_interrupt = pytest.mark.skipif(_interrupt.support().mechanism is None, reason=_interrupt.support().detail)
 
 
 @pytest.fixture
@@ -183,6 +184,72 @@ def test_a_busy_scope_that_is_cancelled_as_it_is_entered_is_interrupted():
     assert ended == [True]
 
 
+@needs_interrupt
+def test_a_scope_that_is_left_as_it_is_pursued_is_not_pursued_for_ever(monkeypatch):
+    """The next thread with that ident would be interrupted for it, insistently at once."""
+    scope, entered, leave = CancelScope(), threading.Event(), threading.Event()
+
+    def wait_inside():
+        with scope:
+            entered.set()
+            leave.wait(BOUND)
+
+    class SlowTarget(_interrupt.Target):
+        """Made when the scope has been found to be entered. It is left now."""
+
+        def __init__(self, ident, now):
+            super().__init__(ident, now)
+            leave.set()
+            worker.join(0.2)  # what it did not do by then waits for the lock that is held here
+
+    monkeypatch.setattr(_interrupt, "Target", SlowTarget)
+    worker = run_thread(wait_inside)
+    assert entered.wait(BOUND)
+    scope.cancel()
+    worker.join(BOUND)
+    assert not _interrupt._targets
+
+
+def cancelled_and_left_by(leave):
+    """The targets that remain when another thread's scope was cancelled and left like that, in the end."""
+    scope, cancelled = CancelScope(), threading.Event()
+
+    def enter_and_leave():
+        scope.__enter__()
+        cancelled.wait(BOUND)
+        leave(scope)
+
+    worker = run_thread(enter_and_leave)
+    while scope._state == _scope._NEW:
+        os.sched_yield()
+    scope.cancel()
+    assert _interrupt._targets
+    cancelled.set()
+    worker.join(BOUND)
+    until = time.monotonic() + BOUND
+    while _interrupt._targets and time.monotonic() < until:
+        os.sched_yield()
+    return _interrupt._targets
+
+
+@needs_interrupt
+def test_a_thread_that_was_struck_as_it_left_a_scope_is_not_pursued_for_ever(monkeypatch):
+    def strike(scope):
+        raise KeyError
+
+    def leave(scope):
+        with pytest.raises(KeyError):
+            scope.__exit__(None, None, None)
+
+    monkeypatch.setattr(_scope, "_dismiss", strike)
+    assert not cancelled_and_left_by(leave)
+
+
+@needs_interrupt
+def test_a_thread_that_ends_without_leaving_its_scope_is_not_pursued_for_ever():
+    assert not cancelled_and_left_by(lambda scope: None)
+
+
 def _is_outside(thread, file):
     frame = sys._current_frames().get(thread.ident)
     return frame is None or not (frame.f_code.co_filename == file and frame.f_code.co_name == "_cancel")
@@ -323,7 +390,7 @@ def test_a_child_forked_while_frames_are_looked_at_has_a_collector():
     assert gc.isenabled()
 
 
-@pytest.mark.skipif(_interrupt.support().mechanism is None, reason=_interrupt.support().detail)
+@needs_interrupt
 def test_a_look_that_fails_is_not_the_last(monkeypatch):
     mechanism = type(_interrupt._make_mechanism())
     arm, failed = mechanism.arm, []
@@ -343,7 +410,7 @@ def test_a_look_that_fails_is_not_the_last(monkeypatch):
     assert scope.cancelled_caught
 
 
-@pytest.mark.skipif(_interrupt.support().mechanism is None, reason=_interrupt.support().detail)
+@needs_interrupt
 def test_who_is_struck_while_it_has_a_look_armed_keeps_no_other_from_being_interrupted(monkeypatch):
     struck = []
 

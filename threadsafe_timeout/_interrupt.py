@@ -131,6 +131,15 @@ class Target:
             self._rest = min(2 * self._rest, _LONGEST_REST)
         return not self.resting
 
+    def forget_left(self, frame: FrameType | None, now: float) -> None:
+        """Drop the scopes that were left without a word, because something was thrown at the thread as it left them, or
+        as it ended: at `now` it was in `frame`. The next thread may have its ident. The caller holds _timer.lock."""
+        self.scopes = [
+            scope
+            for scope in self.scopes
+            if (scope._frame is not None or scope._armed_in) and (frame is not None or scope._entered_at > now)
+        ]
+
     def next_look(self, now: float, longest: float) -> float:
         if self.raised and now < self.insist_at:
             return self.insist_at
@@ -186,9 +195,7 @@ def insist(ident: int) -> None:
 
 def dismiss(scope: CancelScope) -> None:
     """`scope` was left: nothing is owed for it any more."""
-    if scope._thread not in _targets:
-        return
-    with _timer.lock:
+    with _timer.lock:  # even to look: whoever pursues it may have found it entered just now
         target = _targets.get(scope._thread)
         if target is not None and scope in target.scopes:
             target.scopes.remove(scope)
@@ -222,9 +229,14 @@ def _look() -> None:
     try:
         stacks = {}
         frames = current_frames() if targets else {}
+        with _timer.lock:
+            for target in targets:
+                target.forget_left(frames.get(target.ident), now)
+                if not target.scopes and _targets.get(target.ident) is target:
+                    del _targets[target.ident]
         for target in targets:
             frame = frames.get(target.ident)
-            if frame is not None and target.wants(frame, now):
+            if frame is not None and target.scopes and target.wants(frame, now):
                 stacks[target.ident] = frame
         _mechanism.arm(stacks)
         del frames, stacks  # a frame kept here would keep its thread's objects alive
