@@ -29,6 +29,7 @@ from threadsafe_timeout import (
     ThreadPoolExecutor,
     _events,
     _exit,
+    _frames,
     _future,
     _pool,
     _task,
@@ -144,6 +145,7 @@ class Life:
         self.gate = threading.Event()
         self.settled: list[Outcome] = []
         self.called: Counter[Future[Any]] = Counter()
+        self.others = set(_frames.current_frames())
         self.pool = ThreadPoolExecutor(2, PREFIX, grace=0.01)
 
     def submit(self, pool: Any, function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -186,12 +188,16 @@ class Life:
         assert self.pool.stats()["workers"] == 2
 
     def _wait_for_threads(self) -> None:
-        """(One that was struck as it began stays listed until who started it has seen that.)"""
+        """(One that was struck as it began stays listed until who started it has seen that. One at its very end is not
+        listed, and runs lines of the pool all the same: what is thrown in the next life may find it inside a `with`.)"""
         pause, until = threading.Event(), time.monotonic() + BOUND
         left = True
         while left and time.monotonic() < until:
             pause.wait(0.002)
-            left = any(thread.name.startswith(PREFIX) for thread in threading.enumerate())
+            listed = threading.enumerate()
+            timers = {thread.ident for thread in listed if thread.name == _timer.THREAD_NAME}
+            running = _frames.current_frames().keys() - self.others - timers
+            left = bool(running) or any(thread.name.startswith(PREFIX) for thread in listed)
         assert not left
 
     def _meet(self) -> None:
