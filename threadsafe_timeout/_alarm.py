@@ -61,7 +61,7 @@ class Alarm(CancelScope):
         self.name = None
         self._deadline = math.inf
         self._delivered = self.cancelled_caught = False
-        self._budget = self._reason = self._callbacks = self._extras = self._frame = None
+        self._budget = self._reason = self._callbacks = self._extras = self._frame = self._reset = None
         self._entered_by = -1
         self._thread = get_ident()
         self.handler = handler

@@ -89,7 +89,7 @@ def _execute(options: Callable[[], GuardOptions], function: Callable[..., Any], 
     try:
         result = function(*args, **kwargs)
     finally:
-        _watch.set(around)  # not a token's reset: see _scope
+        _watch.set(around)  # not a reset: see _scope._MAY_RESET
     if watch.ended is not None and isinstance(result, dict):
         result["error_type"] = watch.ended
         # First, because runners tell a timeout by this text; what the executor made of it stays behind.

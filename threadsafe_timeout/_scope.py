@@ -32,7 +32,7 @@ import math
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, Token
 from threading import get_ident
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
@@ -76,6 +76,10 @@ _INFINITY = math.inf
 # Code flags: a coroutine, an asynchronous generator; and a generator, which may be the context manager of a coroutine.
 _MAY_AWAIT = 0x80 | 0x200 | 0x20
 _current: ContextVar[CancelScope | None] = ContextVar("threadsafe_timeout_scope", default=None)
+# Cheaper than to set the value there was before. But in 3.11 the collector may run in the middle of a reset that takes
+# the variable out; if what it runs asks for the current scope, the variable's cache goes on answering with the one
+# that was left.
+_MAY_RESET = sys.version_info >= (3, 12)
 # Looked up once, for the hot path.
 _new, _getframe = object.__new__, sys._getframe
 _incoming, _append, _INCOMING_LIMIT = _timer.incoming, _timer.incoming.append, _timer.INCOMING_LIMIT
@@ -91,8 +95,8 @@ class CancelScope:
     # Slots, and set in one straight line: attributes in a dictionary would cost more than all the rest of a scope.
     __slots__ = (
         "__weakref__", "_budget", "_callbacks", "_cancelled", "_deadline", "_delivered", "_entered_at", "_entered_by",
-        "_entry", "_extras", "_frame", "_parent", "_progress", "_reason", "_state", "_thread", "cancelled_caught",
-        "name",
+        "_entry", "_extras", "_frame", "_parent", "_progress", "_reason", "_reset", "_state", "_thread",
+        "cancelled_caught", "name",
     )  # fmt: skip
 
     _shield_until = -math.inf  # for shields a slot
@@ -117,6 +121,7 @@ class CancelScope:
     _entered_at: float
     _parent: CancelScope | None
     _progress: float  # when anybody inside last came to a cooperative point; not set before the first
+    _reset: Token[CancelScope | None] | None
 
     def __init__(
         self,
@@ -193,7 +198,7 @@ class CancelScope:
         self._thread = ident = get_ident()
         self._entered_at = now = _clock.monotonic()
         self._parent = parent = _current.get()
-        _current.set(self)
+        self._reset = _current.set(self)
         self._state = _ACTIVE
         try:
             if self._budget is not None:
@@ -250,7 +255,7 @@ class CancelScope:
                     self._extras = _Extras(None)
         return self._extras
 
-    def __exit__(
+    def __exit__(  # noqa: PLR0912  # the hot path: no calls
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._state = _DONE
@@ -271,10 +276,14 @@ class CancelScope:
                 pass  # sorted in just now, and found to be left
         inside = _current.get()
         if inside is self:
-            # Not a token's reset. A generator may end in a copy of the context it began in. And in 3.11 the collector
-            # may run in the middle of one that takes the variable out, and what it runs ask for the current scope: the
-            # variable goes on answering with this one then, from its cache.
-            _current.set(self._parent)
+            if _MAY_RESET and self._reset is not None:
+                try:
+                    _current.reset(self._reset)
+                except ValueError:  # a generator that ends in a copy of the context it began in
+                    _current.set(self._parent)
+            else:
+                _current.set(self._parent)
+        self._reset = None  # it holds the context
         own = False
         if self._extras is not None:
             own = self._extras.leave(exc)
@@ -314,7 +323,7 @@ class CancelScope:
         innermost = self._parent
         for scope in reversed(scopes):
             if scope._frame in callers:
-                scope._parent = innermost
+                scope._parent, scope._reset = innermost, None  # which would bring this one back
                 innermost = scope
         _current.set(innermost)
 

@@ -100,7 +100,7 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
                 explained(exc, call.why)
             raise
         finally:
-            _current.set(around)  # not a token's reset: see the core's _scope
+            _current.set(around)  # not a reset: see the core's _scope._MAY_RESET
         raise call.used_up()
 
     async def request_async(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
@@ -118,7 +118,7 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
                 explained(exc, call.why)
             raise
         finally:
-            _current.set(around)  # not a token's reset: see the core's _scope
+            _current.set(around)  # not a reset: see the core's _scope._MAY_RESET
         raise call.used_up()
 
     patching.wrap_object(module.SyncAPIClient, "request", request)
