@@ -418,8 +418,8 @@ def test_threads_have_alarms_of_their_own():
     started = threading.Barrier(4)
 
     def work(seconds):
+        started.wait(WAIT)
         with time_limit(seconds):
-            started.wait(WAIT)
             time.sleep(6 * SOON)
         return "done"
 
