@@ -146,6 +146,23 @@ def test_no_wake_up_while_nothing_is_due():
     assert looks == []
 
 
+def test_scopes_one_after_the_other_do_not_wake_the_thread_each(monkeypatch):
+    looks, take_due = [], _timer._take_due
+
+    def counted(due):
+        looks.append(1)
+        return take_due(due)
+
+    monkeypatch.setattr(_timer, "_take_due", counted)
+    _timer.shutdown()  # nothing is promised
+    pause = threading.Event()
+    for _ in range(20):
+        with deadline(3600):
+            pass
+        pause.wait(0.002)  # for it to look, if it was woken
+    assert 1 <= len(looks) <= 2
+
+
 def test_an_earlier_deadline_wakes_the_thread():
     with move_on_after(1000):
         _timer.settle(10)

@@ -2,8 +2,8 @@
 
 Guarantees:
 
-- The thread wakes for the earliest deadline that is due, never to poll. Arming a deadline that is not the earliest
-  wakes nobody.
+- The thread wakes for the earliest deadline that is due, never to poll; if that was left in time, once in vain. Arming
+  a deadline that is not the earliest wakes nobody.
 - Disarming is O(1): the entry is marked dead. Dead entries are swept once they outnumber the live ones, so memory
   follows the number of armed deadlines.
 - A callback that has been disarmed before it was taken off the heap never runs. One that is being taken off may run
@@ -261,7 +261,7 @@ def _take_due(due: deque[Callable[[], object]]) -> float | None:
     """Move the callbacks that are due to `due`; the seconds until the next one (None: there is none)."""
     global _dead, wake_at
     with lock:
-        wake_at = float("inf")  # before _sort_in: see watch
+        promised, wake_at = wake_at, float("inf")  # before _sort_in: see watch
         _sort_in()
         now = _clock.monotonic()
         while _heap:
@@ -276,11 +276,13 @@ def _take_due(due: deque[Callable[[], object]]) -> float | None:
                 break
         if due:
             return 0.0
-        if not _heap:
-            return None
-        earliest: float = _heap[0][0]
+        earliest: float = _heap[0][0] if _heap else float("inf")
+        if now < promised < earliest and type(_clock.get_clock()) is _clock.SystemClock:
+            # Who it was for has left. To keep the promise costs one look in vain; to drop it would have each scope of a
+            # thread that enters one after the other wake this one. (Other clocks jump to where somebody waits.)
+            earliest = promised
         wake_at = earliest
-        return earliest - now
+        return None if earliest == float("inf") else earliest - now
 
 
 def _run() -> None:
