@@ -56,6 +56,25 @@ def test_who_starts_it_does_not_wait_for_ever_and_its_end_is_noticed(monkeypatch
     assert not thread.is_alive()
 
 
+def test_a_thread_that_ends_while_it_is_found_to_have_begun():
+    """Who waits for its beginning passes a gate; the end of the thread, in that moment, opens it once more."""
+
+    class Gate:
+        def __init__(self, gate):
+            self.gate, self.release = gate, gate.release
+
+        def acquire(self, timeout):
+            acquired = self.gate.acquire(timeout=timeout)
+            thread.join()
+            return acquired
+
+    thread = DaemonThread(lambda: None, "short")
+    thread._started._gate = Gate(thread._started._gate)
+    thread.start()
+    assert thread._started.wait(0)
+    assert thread._started.wait(0), "the gate stays open"
+
+
 @pytest.mark.usefixtures("unheard")
 def test_its_end_is_noticed_though_that_is_struck_too():
     calls = []

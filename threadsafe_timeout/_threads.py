@@ -35,13 +35,15 @@ class _Begun(threading.Event):
 
     def open(self) -> None:
         """Let go who waits. A thread that never said it is, for `is_alive` and `join`, one that was not started."""
-        if self._gate.locked():
+        try:
             self._gate.release()
+        except RuntimeError:  # it is open, or who passes it just now has left it so
+            pass
 
     def wait(self, timeout: float | None = None) -> bool:
         begun = self._gate.acquire(timeout=-1 if timeout is None else timeout)
         if begun:
-            self._gate.release()
+            self.open()  # for the next; the thread's end may have done it meanwhile
         return begun
 
     def _at_fork_reinit(self) -> None:

@@ -19,7 +19,6 @@ is on its way from the idle ones at any time; one that arrives and leaves tasks 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
@@ -81,6 +80,13 @@ class Worker:
             return self.hand[0]
         except IndexError:
             return None
+
+    def nudge(self) -> None:
+        """Have it look around, if it is idle. Needs no lock: `orphaned` calls it without."""
+        try:
+            self.wake.release()
+        except RuntimeError:  # it has been told, and has not noticed yet
+            pass
 
     def _main(self) -> None:
         crew = self.crew
@@ -222,8 +228,7 @@ class Crew:
         """
         if self.woken is None and self.idle:
             worker = next(reversed(self.idle))
-            if worker.wake.locked():
-                worker.wake.release()
+            worker.nudge()
             self.woken = worker
 
     def next_task(self, worker: Worker) -> TaskFuture | None:
@@ -557,8 +562,7 @@ class Crew:
             self.closed, self.open = True, False
             self.shut_down = self.shut_down or not by_exit
             for worker in self.idle:
-                if worker.wake.locked():
-                    worker.wake.release()
+                worker.nudge()
         if cancel_pending:
             for task in self._drain():
                 cancelled_while_pending(task)
@@ -568,8 +572,7 @@ class Crew:
         under whatever lock that holds."""
         self.closed, self.open, self.shut_down = True, False, True
         for worker in list(self.idle):
-            with contextlib.suppress(RuntimeError):
-                worker.wake.release()
+            worker.nudge()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every worker that was not abandoned has gone home; False if `timeout` (seconds) passed first."""
