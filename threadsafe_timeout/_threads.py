@@ -12,10 +12,19 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from _thread import LockType
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DaemonThread"]
+__all__ = ["DaemonThread", "release"]
+
+
+def release(lock: LockType) -> None:
+    """Wake who waits for `lock`, if he was not woken already. Without a look first: another may be doing the same."""
+    try:
+        lock.release()
+    except RuntimeError:
+        pass
 
 
 class _Begun(threading.Event):
@@ -35,10 +44,7 @@ class _Begun(threading.Event):
 
     def open(self) -> None:
         """Let go who waits. A thread that never said it is, for `is_alive` and `join`, one that was not started."""
-        try:
-            self._gate.release()
-        except RuntimeError:  # it is open, or who passes it just now has left it so
-            pass
+        release(self._gate)
 
     def wait(self, timeout: float | None = None) -> bool:
         begun = self._gate.acquire(timeout=-1 if timeout is None else timeout)

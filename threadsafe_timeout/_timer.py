@@ -34,7 +34,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from threadsafe_timeout import _clock
-from threadsafe_timeout._threads import DaemonThread
+from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = [
     "Entry", "TimerThread", "Watched", "arm", "attend", "call_later", "disarm", "in_timer_thread", "incoming", "is_due",
@@ -245,16 +245,8 @@ def _wake(when: float) -> None:
         finally:
             _starting = False
     else:
-        _nudge()
+        release(_wakeup)
     wake_at = when  # last: an exception that strikes in here leaves no promise that nobody keeps
-
-
-def _nudge() -> None:
-    """Have the thread look again at once. The caller holds `lock`."""
-    try:
-        _wakeup.release()
-    except RuntimeError:
-        pass  # it has been told, and has not noticed yet
 
 
 def _take_due(due: deque[Callable[[], object]]) -> float | None:
@@ -308,7 +300,7 @@ def _ended() -> None:
             _thread = None
             _wake(float("inf"))  # another, which looks for itself
         else:  # it has a successor, whose wake-up it may have taken
-            _nudge()
+            release(_wakeup)
 
 
 def _log_failure(text: str) -> None:
@@ -341,7 +333,7 @@ def shutdown() -> None:
         wake_at = float("inf")
     while thread is not None and thread is not threading.current_thread() and thread.is_alive():
         with lock:
-            _nudge()  # again if a successor has taken it
+            release(_wakeup)  # again if a successor has taken it
         thread.join(0.01)
 
 

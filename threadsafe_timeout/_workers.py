@@ -41,7 +41,7 @@ from threadsafe_timeout._task import (
     pass_over,
     thread_position,
 )
-from threadsafe_timeout._threads import DaemonThread
+from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = ["Crew", "Worker"]
 
@@ -80,13 +80,6 @@ class Worker:
             return self.hand[0]
         except IndexError:
             return None
-
-    def nudge(self) -> None:
-        """Have it look around, if it is idle. Needs no lock: `orphaned` calls it without."""
-        try:
-            self.wake.release()
-        except RuntimeError:  # it has been told, and has not noticed yet
-            pass
 
     def _main(self) -> None:
         crew = self.crew
@@ -228,7 +221,7 @@ class Crew:
         """
         if self.woken is None and self.idle:
             worker = next(reversed(self.idle))
-            worker.nudge()
+            release(worker.wake)
             self.woken = worker
 
     def next_task(self, worker: Worker) -> TaskFuture | None:
@@ -562,7 +555,7 @@ class Crew:
             self.closed, self.open = True, False
             self.shut_down = self.shut_down or not by_exit
             for worker in self.idle:
-                worker.nudge()
+                release(worker.wake)
         if cancel_pending:
             for task in self._drain():
                 cancelled_while_pending(task)
@@ -572,7 +565,7 @@ class Crew:
         under whatever lock that holds."""
         self.closed, self.open, self.shut_down = True, False, True
         for worker in list(self.idle):
-            worker.nudge()
+            release(worker.wake)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every worker that was not abandoned has gone home; False if `timeout` (seconds) passed first."""

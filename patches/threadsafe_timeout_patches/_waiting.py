@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._threads import release
 from threadsafe_timeout._transparent import PROTECTED
 
 __all__ = [
@@ -49,14 +50,6 @@ def held_lock() -> LockType:
     lock = allocate_lock()
     lock.acquire()
     return lock
-
-
-def release(lock: LockType) -> None:
-    """Wake who waits for `lock`, if he was not woken already."""
-    try:
-        lock.release()
-    except RuntimeError:
-        pass
 
 
 def checked_timeout(timeout: Any) -> float:
