@@ -459,6 +459,7 @@ class Crew:
             self.giving_up += 1
         if call is not None and scope is not None:
             _scope.fence(scope, call[0])
+            task.end_processes(scope, all_of_them=True)
         with self.lock:
             self.giving_up -= 1
             if worker in self.workers:  # else it has ended just now, too late, and is gone
