@@ -27,7 +27,7 @@ from threadsafe_timeout._process_tree import descendants, is_running, kill_tree
 from threadsafe_timeout._processes import Ended, Entry, end
 from threadsafe_timeout._settings import settings
 from threadsafe_timeout._threads import DaemonThread
-from threadsafe_timeout._worker_processes import Workers, executors
+from threadsafe_timeout._worker_processes import ExecutorWorkers, executors
 
 __all__ = ["Feeder", "before_executors_are_joined", "before_processes_are_joined", "leave", "was_ended"]
 
@@ -140,20 +140,20 @@ def _end_politely(children: list[ProcessChild], grace: float) -> list[Ended]:
 def _at_exit_of_threads() -> None:
     _end_left()
     for workers in executors:
-        if workers.clients:
+        if workers.clients and workers.unfinished():
             DaemonThread(functools.partial(_watch, workers), "threadsafe-timeout-exit").start()
 
 
-def _watch(workers: Workers) -> None:
+def _watch(workers: ExecutorWorkers) -> None:
     """While the exit waits for an executor: wait until it has only work left whose tasks are over, then end it."""
     import concurrent.futures  # there, if there are executors
 
     grace = settings().grace
-    while pending := _unfinished(workers):
+    while pending := workers.unfinished():
         wanted = [future for future in pending if not _is_given_up(workers, future)]
         # Not for longer: a task may be given up while the exit waits.
         concurrent.futures.wait(wanted or pending, grace)
-        left = _unfinished(workers)
+        left = workers.unfinished()
         if left and not wanted and all(_is_given_up(workers, future) for future in left):
             names = ", ".join(map(str, workers.end()))
             _logger.warning(
@@ -163,11 +163,7 @@ def _watch(workers: Workers) -> None:
             return
 
 
-def _unfinished(workers: Workers) -> list[Any]:
-    return [item.future for item in list(workers.pending.values()) if not item.future.done()]
-
-
-def _is_given_up(workers: Workers, future: Any) -> bool:
+def _is_given_up(workers: ExecutorWorkers, future: Any) -> bool:
     """Whether the task that had submitted it ran out of time."""
     return any(scope._cancelled for scope in workers.clients.get(future, ()))
 

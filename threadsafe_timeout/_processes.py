@@ -28,8 +28,8 @@ from threadsafe_timeout import _scope, _timer
 from threadsafe_timeout._process_tree import is_running, status
 
 __all__ = [
-    "Ended", "Entry", "ProcessOwner", "end", "is_kept", "keep_process", "note", "owners", "refuse_if_given_up",
-    "started_in", "uncounted",
+    "Ended", "Entry", "ProcessOwner", "any_running", "end", "is_kept", "keep_process", "note", "owners",
+    "refuse_if_given_up", "started_in", "uncounted",
 ]  # fmt: skip
 
 _logger = logging.getLogger("threadsafe_timeout")
@@ -135,6 +135,11 @@ def started_in(scope: _scope.CancelScope) -> list[Entry]:
         return []
     here = os.getpid()  # a forked child has its parent's scopes, and is not to end what that has started
     return [entry for entry in list(noted) if entry.starter == here and not entry.kept]
+
+
+def any_running(scope: _scope.CancelScope) -> bool:
+    """Whether any of that runs."""
+    return any(not entry.is_over() for entry in started_in(scope))
 
 
 def end(entries: Iterable[Entry]) -> list[Ended]:

@@ -16,7 +16,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -361,10 +361,12 @@ class TaskFuture(LightFuture):
         scope = self._scope
         if scope is not None and scope._state == _scope._ACTIVE:
             _interrupt.insist(scope._thread)
-            # Before what it is stuck in, the pipe of one of them most likely, lets it go: then it meets the interrupt.
-            if not _was_delivered(scope):
-                self._bereft = self.end_processes(scope, all_of_them=True)
         self._tell("interrupting", logging.WARNING, f"has not ended {self._crew.grace:g} s after it was cancelled")
+        if scope is not None and not _was_delivered(scope) and _processes.any_running(scope):
+            # It is stuck in one of them, most likely: in its pipe. Noted first: it may return, with what came through
+            # the pipe, as soon as that breaks.
+            self._bereft = True
+            self._bereft = self.end_processes(scope, all_of_them=True)
 
     def end_processes(self, scope: _TaskScope, *, all_of_them: bool) -> bool:
         """End what it has started: all, if it is given up; or those that nobody else sees to, if it has ended by
@@ -372,6 +374,7 @@ class TaskFuture(LightFuture):
         entries = _processes.started_in(scope)
         if not entries:
             return False
+        event = self.event("processes")  # where it is; it may go on as soon as they end
         ended = _processes.end(entry for entry in entries if all_of_them or entry.ends_with_its_task)
         if ended or any(entry.ends_at_exit for entry in entries):
             from threadsafe_timeout import _process_exit
@@ -379,7 +382,7 @@ class TaskFuture(LightFuture):
             _process_exit.leave(entry for entry in entries if entry.ends_at_exit)
             _process_exit.was_ended({one.pid for one in ended})
         if ended:
-            event = self.event("processes", pids=tuple(one.pid for one in ended))
+            event = replace(event, pids=tuple(one.pid for one in ended))
             name = describe(self._task_name(), event.key)
             names = ", ".join(map(str, ended))
             what = "processes that it had started were ended"

@@ -9,20 +9,19 @@ Guarantees:
 
 from __future__ import annotations
 
-import functools
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from threadsafe_timeout._process_tree import kill_tree
 from threadsafe_timeout._processes import Ended, ProcessOwner, note, owners
 
-__all__ = ["Workers", "executors", "note_executor", "note_pool", "use"]
+__all__ = ["ExecutorWorkers", "PoolWorkers", "executors", "note_call", "note_executor", "use"]
 
 _workers: weakref.WeakKeyDictionary[Any, Workers] = weakref.WeakKeyDictionary()
-executors: list[Workers] = []  # all that may have work: they may be let go of before that is done
+executors: list[ExecutorWorkers] = []  # all that may have work: they may be let go of before that is done
 
 
 class Workers:
@@ -30,25 +29,12 @@ class Workers:
 
     ends_at_exit = True
 
-    def __init__(
-        self,
-        pool: Any,
-        processes: Callable[[], Iterable[Any]],
-        is_closed: Callable[[Any], bool],
-        stop: Callable[[Any], object] = lambda pool: None,
-        pending: Mapping[Any, Any] | None = None,
-    ) -> None:
+    def __init__(self, pool: Any) -> None:
         self.starter = os.getpid()
         self._pool = weakref.ref(pool)
-        self._processes = processes
-        self._is_closed = is_closed
-        self._stop = stop
         self._stopped = False
-        self.pending: Mapping[Any, Any] = {} if pending is None else pending  # an executor's, by number
         self._owners = weakref.WeakSet(owners())
         self._shared = not self._owners
-        # Whose work it is that they have, as far as it is a task's.
-        self.clients: weakref.WeakKeyDictionary[Any, list[ProcessOwner]] = weakref.WeakKeyDictionary()
         _workers[pool] = self
         note(self, self._owners)
 
@@ -71,7 +57,7 @@ class Workers:
     def end(self) -> list[Ended]:
         pool = self._pool()
         if pool is not None and not self._stopped:
-            self._stop(pool)  # it would start others in their place
+            self._stop(pool)
         self._stopped = True
         return [Ended(one.name, one.pid) for one in self._running() if kill_tree(one.pid, other_sessions=False)]
 
@@ -85,11 +71,75 @@ class Workers:
 
     def _running(self) -> list[Any]:
         running = []
-        for process in list(self._processes()):
+        for process in self._processes():
             with suppress(ValueError, AssertionError):  # it was closed; or this is a forked child, and it is not ours
                 if process.pid is not None and process.exitcode is None:  # a look that reaps it
                     running.append(process)
         return running
+
+    def _processes(self) -> list[Any]:
+        raise NotImplementedError
+
+    def _is_closed(self, pool: Any) -> bool:
+        raise NotImplementedError
+
+    def _stop(self, pool: Any) -> None:
+        """Have it start no others in the place of those that are killed."""
+
+
+class ExecutorWorkers(Workers):
+    """The workers of a ProcessPoolExecutor. One that is killed breaks it: it starts no others."""
+
+    def __init__(self, executor: Any) -> None:
+        # Whose calls they are, as far as they are tasks'.
+        self.clients: weakref.WeakKeyDictionary[Any, list[ProcessOwner]] = weakref.WeakKeyDictionary()
+        # The thread that looks after them, which the executor may be let go of before. Weakly: what it holds is to be
+        # closed when it has ended.
+        self._manager: Callable[[], Any] = lambda: None
+        super().__init__(executor)
+
+    def submitted(self, executor: Any, future: Any, users: list[ProcessOwner]) -> None:
+        thread = executor._executor_manager_thread
+        if thread is not None and self._manager() is not thread:
+            self._manager = weakref.ref(thread)
+        if users:
+            self.clients[future] = users
+
+    def unfinished(self) -> list[Any]:
+        """The futures of the calls that they still have."""
+        manager = self._manager()
+        pending = {} if manager is None else manager.pending_work_items
+        return [item.future for item in list(pending.values()) if not item.future.done()]
+
+    def _processes(self) -> list[Any]:
+        manager = self._manager()
+        return [] if manager is None or not manager.is_alive() else list(manager.processes.values())
+
+    def _is_closed(self, executor: Any) -> bool:
+        return bool(executor._shutdown_thread)
+
+
+class PoolWorkers(Workers):
+    """The workers of a multiprocessing.Pool."""
+
+    def __init__(self, pool: Any) -> None:
+        self._list: list[Any] = pool._pool
+        super().__init__(pool)
+
+    def _processes(self) -> list[Any]:
+        return list(self._list)
+
+    def _is_closed(self, pool: Any) -> bool:
+        return pool._state != "RUN"  # type: ignore[no-any-return]  # a string
+
+    def _stop(self, pool: Any) -> None:
+        # Its finaliser, which the exit would call, waits for a lock that a killed worker may have held. What else that
+        # does is done here: its threads end.
+        pool._terminate.cancel()
+        pool._state = "TERMINATE"
+        for thread in (pool._worker_handler, pool._task_handler, pool._result_handler):
+            thread._state = "TERMINATE"
+        pool._change_notifier.put(None)
 
 
 def use(pool: Any) -> list[ProcessOwner]:
@@ -101,41 +151,14 @@ def use(pool: Any) -> list[ProcessOwner]:
 def note_executor(executor: Any) -> None:
     """Note a new ProcessPoolExecutor."""
     executors[:] = [one for one in executors if not one.is_over()]
-    executors.append(
-        # A killed worker breaks the executor: it starts no other one.
-        Workers(
-            executor,
-            functools.partial(_values, executor._processes),
-            lambda executor: executor._shutdown_thread,
-            pending=executor._pending_work_items,
-        )
-    )
+    executors.append(ExecutorWorkers(executor))
 
 
-def _values(processes: Mapping[int, Any]) -> Iterable[Any]:
-    return list(processes.values())
-
-
-def note_client(executor: Any, future: Any, users: list[ProcessOwner]) -> None:
-    """Note which tasks have submitted a call to an executor."""
+def note_call(executor: Any, future: Any, users: list[ProcessOwner]) -> None:
+    """Note who has submitted a call to an executor: these tasks."""
     workers = _workers.get(executor)
-    if workers is not None and users:
-        workers.clients[future] = users
-
-
-def note_pool(pool: Any) -> None:
-    """Note a new multiprocessing.Pool."""
-    Workers(pool, functools.partial(list, pool._pool), lambda pool: pool._state != "RUN", _stop_pool)
-
-
-def _stop_pool(pool: Any) -> None:
-    """Have the threads of a pool end without starting other workers; and its finaliser, which the exit calls, never
-    run: it waits for a lock that a killed worker may have held."""
-    pool._terminate.cancel()
-    pool._state = "TERMINATE"
-    for thread in (pool._worker_handler, pool._task_handler, pool._result_handler):
-        thread._state = "TERMINATE"
-    pool._change_notifier.put(None)
+    if isinstance(workers, ExecutorWorkers):
+        workers.submitted(executor, future, users)
 
 
 def _after_fork_in_child() -> None:

@@ -155,7 +155,7 @@ def _patch_executor(module: ModuleType, patching: Patching) -> None:
     def new_submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         users = _workers.use(self)
         future = submit(self, fn, *args, **kwargs)
-        _workers.note_client(self, future, users)
+        _workers.note_call(self, future, users)
         return future
 
     def new_spawn(self: Any) -> None:
@@ -181,7 +181,7 @@ def _patch_pool(module: ModuleType, patching: Patching) -> None:
             return
         with _processes.uncounted():
             init(self, *args, **kwargs)
-        _workers.note_pool(self)
+        _workers.PoolWorkers(self)
 
     def new_check_running(self: Any) -> None:  # all that gives it work calls this
         check_running(self)
