@@ -76,7 +76,7 @@ class Child:
         return any(pipe is not None and not pipe.closed for pipe in pipes)
 
     def is_over(self) -> bool:
-        return HAS_PROC and not self.is_running()
+        return HAS_PROC and not self._has_something_running()
 
     def settle(self) -> bool:
         handle = self._handle()

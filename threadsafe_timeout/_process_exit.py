@@ -21,18 +21,18 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout import _clock, _timer
 from threadsafe_timeout._children import ProcessChild
 from threadsafe_timeout._process_tree import descendants, is_running, kill_tree
 from threadsafe_timeout._processes import Ended, Entry, end
 from threadsafe_timeout._settings import settings
-from threadsafe_timeout._threads import DaemonThread
 from threadsafe_timeout._worker_processes import ExecutorWorkers, executors
 
 __all__ = ["Feeder", "before_executors_are_joined", "before_processes_are_joined", "leave", "was_ended"]
 
 _logger = logging.getLogger("threadsafe_timeout")
 _LOOK = 0.01  # seconds between two looks at what was asked to end
+_LOOK_AT_EXECUTORS = 0.1  # the same, at executors that still do what somebody wants
 _left: deque[Entry] = deque()
 _registered: set[str] = set()
 
@@ -140,27 +140,26 @@ def _end_politely(children: list[ProcessChild], grace: float) -> list[Ended]:
 def _at_exit_of_threads() -> None:
     _end_left()
     for workers in executors:
-        if workers.clients and workers.unfinished():
-            DaemonThread(functools.partial(_watch, workers), "threadsafe-timeout-exit").start()
+        if workers.clients:
+            _watch(workers, hopeless=False)
 
 
-def _watch(workers: ExecutorWorkers) -> None:
-    """While the exit waits for an executor: wait until it has only work left whose tasks are over, then end it."""
-    import concurrent.futures  # there, if there are executors
-
-    grace = settings().grace
-    while pending := workers.unfinished():
-        wanted = [future for future in pending if not _is_given_up(workers, future)]
-        # Not for longer: a task may be given up while the exit waits.
-        concurrent.futures.wait(wanted or pending, grace)
-        left = workers.unfinished()
-        if left and not wanted and all(_is_given_up(workers, future) for future in left):
-            names = ", ".join(map(str, workers.end()))
-            _logger.warning(
-                "threadsafe-timeout: workers that were busy for tasks that had been given up were ended, so that the "
-                "program can exit: %s", names,
-            )  # fmt: skip
-            return
+def _watch(workers: ExecutorWorkers, hopeless: bool) -> None:
+    """While the exit waits for an executor: once it has had nothing but work of tasks that are over for a `grace`, end
+    it. By the timer thread: the interpreter starts no new one at exit."""
+    futures = workers.unfinished()
+    if not futures:
+        return
+    if not all(_is_given_up(workers, future) for future in futures):
+        _timer.call_later(_LOOK_AT_EXECUTORS, functools.partial(_watch, workers, False))
+    elif not hopeless:
+        _timer.call_later(settings().grace, functools.partial(_watch, workers, True))
+    else:
+        names = ", ".join(map(str, workers.end()))
+        _logger.warning(
+            "threadsafe-timeout: workers that were busy for tasks that had been given up were ended, so that the "
+            "program can exit: %s", names,
+        )  # fmt: skip
 
 
 def _is_given_up(workers: ExecutorWorkers, future: Any) -> bool:
