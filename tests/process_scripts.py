@@ -281,33 +281,49 @@ def keeps_one():
     forever()
 
 
-def another_task_has_started_one():
-    pool.submit(lambda: note(quiet().pid, "of another task")).result()
+def started_before():
+    forever()
+
+
+def started_by_another_task_on_the_same_thread():
     note(quiet().pid)
     forever()
 
 
-def started_before():
+def is_stuck_in_its_clean_up():
+    try:
+        stuck.set()
+        threading.Event().wait()
+    finally:
+        popen(SLEEP).stdout.read()
+
+
+def used_by_another(give):
+    """Have a thread that is not the task's give work to a pool of processes."""
+    thread = threading.Thread(target=lambda: note(give(), "shared"))
+    thread.start()
+    thread.join()
     forever()
 
 
 def uses_an_executor_that_others_use():
     global executor
     executor = concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-    used = threading.Event()
+    used_by_another(lambda: executor.submit(os.getpid).result())
 
-    def use():
-        note(executor.submit(os.getpid).result(), "shared worker")
-        used.set()
 
-    threading.Thread(target=use).start()
-    used.wait()
-    forever()
+def uses_a_pool_that_others_use():
+    global workers
+    workers = multiprocessing.get_context("spawn").Pool(1)
+    used_by_another(lambda: workers.apply(os.getpid))
+
+
+SHARED = [uses_an_executor_that_others_use, uses_a_pool_that_others_use]
 
 
 ABANDONED = [
     stuck_beside_a_child, starts_a_daemon, starts_a_daemon_by_setsid, has_a_shell_that_starts_a_daemon, forks_a_daemon,
-    keeps_one, started_before,
+    keeps_one, started_before, started_by_another_task_on_the_same_thread, is_stuck_in_its_clean_up,
 ]  # fmt: skip
 
 
@@ -498,6 +514,8 @@ def main(name: str) -> None:
     if name == "started_before":
         note(quiet().pid, "earlier")
     pool = concurrent.futures.ThreadPoolExecutor(2)
+    if name == "started_by_another_task_on_the_same_thread":
+        note(pool.submit(quiet).result().pid, "another task's")
     future = pool.submit(globals()[name])
     until = time.monotonic() + 30
     while not stuck.wait(0.1):
