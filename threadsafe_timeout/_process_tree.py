@@ -6,8 +6,7 @@ Guarantees:
 - The program's own process group is never killed.
 - With `started`, nothing is sent to another process that has been given the number of one that has ended.
 
-Not guaranteed: without /proc (macOS) descendants and sessions are not known. There only the process and its group are
-killed.
+Not guaranteed: without /proc (macOS) descendants are not known. There only the process and its group are killed.
 """
 
 from __future__ import annotations
