@@ -414,6 +414,36 @@ def test_one_that_is_started_as_the_task_is_given_up_ends_too(pool, monkeypatch)
     assert started[0].wait(BOUND) == -signal.SIGKILL
 
 
+def test_os_system_ends_with_its_scope(pool, tmp_path):
+    commands = ["exit 3", b"kill -9 $$", Path("true"), "exit 0"]
+    outside = [os.system(command) for command in commands]
+    assert pool.submit(lambda: [os.system(command) for command in commands]).result() == outside
+    assert isinstance(pool.submit(os.system, "a\0b").exception(), ValueError)
+    assert isinstance(pool.submit(os.system, 1).exception(), TypeError)
+    fifo = tmp_path / "pid"
+    os.mkfifo(fifo)
+    future = pool.submit(os.system, f"echo $$ > {fifo}; exec sleep 300")
+    pid = int(fifo.read_text())
+    began = status(pid).started
+    future.cancel()
+    assert isinstance(future.exception(BOUND), DeadlineExceeded)
+    assert pool.stats()["abandoned"] == 0
+    assert not is_running(pid, began)
+
+
+def test_everything_is_the_original_again_afterwards():
+    import concurrent.futures.process
+    import multiprocessing.pool
+    import multiprocessing.queues
+
+    owners = [os, subprocess.Popen, multiprocessing.Process, multiprocessing.process.BaseProcess]
+    owners += [multiprocessing.pool.Pool, multiprocessing.queues.Queue, concurrent.futures.process.ProcessPoolExecutor]
+    before = [dict(vars(owner)) for owner in owners]
+    with patched(checkpoint="off"):
+        assert [dict(vars(owner)) for owner in owners] != before
+    assert [dict(vars(owner)) for owner in owners] == before
+
+
 def test_another_process_with_the_same_number_is_not_killed(child):
     began = status(child.pid).started
     assert not kill_tree(child.pid, started=began + 1)

@@ -1,7 +1,8 @@
 """The processes that a pool's task starts are noted, and end with the task when it is given up.
 
 Reached: `subprocess.Popen` and all that is made of it (`os.popen`, asyncio's), `os.fork`, `os.forkpty` (so `pty.fork`,
-pexpect), `os.posix_spawn`, `os.spawn…`, `multiprocessing.Process`, `Pool` and Manager, `ProcessPoolExecutor`.
+pexpect), `os.posix_spawn`, `os.spawn…`, `os.system`, `multiprocessing.Process`, `Pool` and Manager,
+`ProcessPoolExecutor`.
 
 Guarantees:
 
@@ -11,12 +12,17 @@ Guarantees:
   noted: it belongs to none of them.
 - The exit of the program does not wait for a process whose `join` was cancelled (see `_process_exit`).
 
-Not reached: what C code starts by itself (`os.system`), and what is started in a thread that the task has started with
+- `os.system` inside a scope ends with it, as `subprocess.call` does, and the child with that.
+
+Not reached: what C code starts by itself, and what is started in a thread that the task has started with
 `threading.Thread`.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from sys import _getframe
 from types import FrameType, ModuleType
@@ -93,6 +99,26 @@ def _patch_os(module: ModuleType, patching: Patching) -> None:
     for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp"):
         if hasattr(module, name):
             patching.replace(module, name, stand_in(module, name, _noting(getattr(module, name))))
+    if hasattr(module, "fork"):
+        patching.replace(module, "system", stand_in(module, "system", _system(module.system)))
+
+
+def _system(original: _Wrapped) -> _Wrapped:
+    """`os.system` waits in C. In a scope it is made of a `Popen`, whose wait ends with that."""
+    current_scope = _scope.current_scope
+
+    def system(command: Any) -> int:
+        if current_scope() is None:
+            return original(command)  # type: ignore[no-any-return]  # the original is untyped
+        _scope.raise_if_cancelled()
+        command = os.fsencode(command)
+        sys.audit("os.system", command)
+        # Like the original, which does not know of Python's signals and descriptors.
+        child = subprocess.Popen(command, shell=True, close_fds=False, restore_signals=False)
+        code = child.wait()
+        return code << 8 if code >= 0 else -code  # as a status for os.waitstatus_to_exitcode()
+
+    return system
 
 
 def _noting(original: _Wrapped) -> _Wrapped:
