@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -383,32 +384,34 @@ def test_events_name_the_processes(pool):
     assert "task" in events[-1].task
 
 
-def test_a_thread_that_was_given_up_starts_no_process(pool):
-    """Nor does one in a shield."""
-    gate, outcomes = threading.Lock(), queue.SimpleQueue()
+STARTS = {
+    "Popen": lambda: subprocess.Popen(["sleep", "300"]),
+    "posix_spawn": lambda: os.posix_spawnp("sleep", ["sleep", "300"], os.environ),
+    "Process": multiprocessing.get_context("fork").Process(target=time.sleep, args=(300,)).start,
+    "fork": lambda: os.fork() or os._exit(0),
+    "system": lambda: os.system("sleep 300"),
+}
+
+
+@pytest.mark.parametrize("shielded", [False, True], ids=["", "shielded"])
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_a_thread_that_was_given_up_starts_no_process(pool, start, shielded):
+    gate, late, started = threading.Lock(), queue.SimpleQueue(), []
     gate.acquire()
-    context = multiprocessing.get_context("fork")
-    starts = [
-        lambda: subprocess.Popen(["sleep", "300"]),
-        lambda: os.posix_spawnp("sleep", ["sleep", "300"], os.environ),
-        context.Process(target=time.sleep, args=(300,)).start,
-        os.fork,
-    ]
 
     def task(reached):
-        reached.set()
-        gate.acquire()
-        for start in starts:
-            with shield(BOUND):
-                try:
-                    outcomes.put(start())
-                except BaseException as exc:
-                    outcomes.put(type(exc))
+        with shield(BOUND) if shielded else contextlib.nullcontext():
+            reached.set()
+            # In one line: an interrupt comes between lines.
+            started.append((gate.acquire(), start()))
 
-    error = cancelled(pool, task)
-    assert isinstance(error, DeadlineExceeded)
-    gate.release()
-    assert [outcomes.get(timeout=BOUND) for _ in starts] == [Cancelled] * len(starts)
+    before = set(_process_tree._children(os.getpid()))
+    with pool.on_event(lambda event: late.put(event) if event.kind == "late" else None):
+        assert isinstance(cancelled(pool, task), DeadlineExceeded)
+        gate.release()
+        assert isinstance(late.get(timeout=BOUND).outcome.error, DeadlineExceeded)
+    assert not started
+    assert set(_process_tree._children(os.getpid())) <= before
 
 
 def test_one_that_is_started_as_the_task_is_given_up_ends_too(pool, monkeypatch):
