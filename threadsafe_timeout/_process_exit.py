@@ -92,7 +92,8 @@ def before_executors_are_joined() -> None:
     """The same for the workers of executors, which are joined earlier."""
     if "executors" not in _registered:
         _registered.add("executors")
-        threading._register_atexit(_at_exit_of_threads)  # type: ignore[attr-defined]  # not in typeshed; there since 3.9
+        with contextlib.suppress(RuntimeError):  # the exit has begun: there is nothing left to wait for
+            threading._register_atexit(_at_exit_of_threads)  # type: ignore[attr-defined]  # not in typeshed
 
 
 def _end_left() -> None:

@@ -10,6 +10,7 @@ Guarantees:
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from threadsafe_timeout._processes import Ended, ProcessOwner, note, owners
 __all__ = ["ExecutorWorkers", "PoolWorkers", "executors", "note_call", "note_executor", "use"]
 
 _workers: weakref.WeakKeyDictionary[Any, Workers] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()  # guards the list; a finaliser may make one
 executors: list[ExecutorWorkers] = []  # all that may have work: they may be let go of before that is done
 
 
@@ -150,8 +152,10 @@ def use(pool: Any) -> list[ProcessOwner]:
 
 def note_executor(executor: Any) -> None:
     """Note a new ProcessPoolExecutor."""
-    executors[:] = [one for one in executors if not one.is_over()]
-    executors.append(ExecutorWorkers(executor))
+    workers = ExecutorWorkers(executor)
+    with _lock:
+        executors[:] = [one for one in executors if not one.is_over()]
+        executors.append(workers)
 
 
 def note_call(executor: Any, future: Any, users: list[ProcessOwner]) -> None:
@@ -162,6 +166,8 @@ def note_call(executor: Any, future: Any, users: list[ProcessOwner]) -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
     executors.clear()
 
 
