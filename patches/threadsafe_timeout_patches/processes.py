@@ -11,7 +11,6 @@ Guarantees:
 - What is shared by all tasks (the resource tracker and the fork server of `multiprocessing`, loky's workers) is not
   noted: it belongs to none of them.
 - The exit of the program does not wait for a process whose `join` was cancelled (see `_process_exit`).
-
 - `os.system` inside a scope ends with it, as `subprocess.call` does, and the child with that.
 
 Not reached: what C code starts by itself, and what is started in a thread that the task has started with
@@ -199,15 +198,16 @@ def _patch_executor(module: ModuleType, patching: Patching) -> None:
 
 def _patch_pool(module: ModuleType, patching: Patching) -> None:
     init, check_running = module.Pool.__init__, module.Pool._check_running
-    current_scope, threads = _scope.current_scope, module.ThreadPool
+    current_scope = _scope.current_scope
 
     def new_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        if current_scope() is None or isinstance(self, threads):
+        if current_scope() is None:
             init(self, *args, **kwargs)
             return
         with _processes.uncounted():
             init(self, *args, **kwargs)
-        _workers.PoolWorkers(self)
+        if hasattr(self._pool[0], "_popen"):  # else it is a pool of threads
+            _workers.PoolWorkers(self)
 
     def new_check_running(self: Any) -> None:  # all that gives it work calls this
         check_running(self)
