@@ -32,6 +32,7 @@ from types import FrameType, FunctionType
 from typing import Any
 
 from threadsafe_timeout import _clock, _interrupt, _timer
+from threadsafe_timeout._clean_up import NOBODY
 from threadsafe_timeout._codemap import code_map
 from threadsafe_timeout._frames import current_frames, frames_of_others
 from threadsafe_timeout._scope import _ACTIVE, _DONE, CancelScope, _current
@@ -60,7 +61,8 @@ class Alarm(CancelScope):
     def __init__(self, seconds: float, interval: float, handler: Handler, before: Alarm | None = None) -> None:
         self.name = None
         self._deadline = math.inf
-        self._delivered = self.cancelled_caught = False
+        self._delivered = NOBODY
+        self.cancelled_caught = False
         self._budget = self._reason = self._callbacks = self._extras = self._frame = self._reset = None
         self._entered_by = -1
         self._thread = get_ident()

@@ -37,6 +37,7 @@ class TaskCancellation:
         self._loop = loop
         # These, and the timeout, are touched in the loop's thread only.
         self._done = False
+        self.asked_at: float | None = None  # when the task was cancelled: its clean-up has a grace from then on
         self._shields: list[CancelScope] = []
         self._timeout = asyncio.timeout(None)
         self._run(self._timeout.__aenter__())
@@ -68,6 +69,7 @@ class TaskCancellation:
             self._loop.call_later(max(up) - now, self._expire)  # lowered; or left sooner: see leave
             return
         self._done = True
+        self.asked_at = now
         self._timeout.reschedule(self._loop.time())
 
     def leave(self, exc: BaseException | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from threadsafe_timeout._clean_up import CleanUp
     from threadsafe_timeout._scope import CancelScope
 
 __all__ = [
@@ -52,6 +53,8 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
     """
 
     where: tuple[str, int, str] | None = None
+    _clean_up: CleanUp | None = None
+    _attempt = 0
 
     def __init__(
         self,
@@ -85,6 +88,8 @@ class Cancelled(BaseException):
     """
 
     scope: CancelScope
+    _clean_up: CleanUp | None = None  # what may be done by code that handles this one
+    _attempt = 0  # the number of the refusal that it is, or came from
 
     def __init__(self) -> None:
         raise TypeError("Cancelled cannot be constructed: call cancel() on a scope or a CancelSource")

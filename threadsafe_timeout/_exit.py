@@ -1,6 +1,7 @@
 """The end of the process: what is waited for, what is given up, and what is said about it.
 
-- Healthy tasks are waited for, as ever. Overdue ones are given up, and their stacks are logged.
+- Healthy tasks are waited for, as ever. Overdue ones are given up, and their stacks are logged; first they have a grace
+  to clean up, if they have begun with that.
 - After Ctrl-C nothing is waited for longer than `INTERRUPTED_WAIT`: every task is cancelled, and what was running is
   named.
 - `leave()` ends the process for a pool that has lost its threads and was told to.
@@ -102,7 +103,7 @@ def _give_up_overdue() -> None:
     for crew in _all_crews():
         for task in crew.running():
             if task.overdue:
-                crew.abandon(task)
+                task.give_up_at_exit()
 
 
 def flush_streams() -> None:

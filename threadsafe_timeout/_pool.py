@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor as StandardThreadPoolExecutor
-from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -137,7 +136,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             fn, options = prepare(fn, args, kwargs)
             return self._submit(options, fn, args, kwargs)
         _scope.raise_if_cancelled()
-        task = TaskFuture(self._crew, self._default_options, copy_context(), fn, args, kwargs)
+        task = TaskFuture(self._crew, self._default_options, _scope.context_for_children(), fn, args, kwargs)
         self._crew.submit(task)
         return task
 
@@ -145,7 +144,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
         _scope.raise_if_cancelled()
-        task = TaskFuture(self._crew, options, copy_context(), fn, args, kwargs)
+        task = TaskFuture(self._crew, options, _scope.context_for_children(), fn, args, kwargs)
         try:
             self._crew.submit(task)
         except BaseException:

@@ -4,7 +4,8 @@ Guarantees:
 
 - Exactly one of {result, exception, timeout} reaches the future: whoever wins `claim()` settles it, once.
 - The ladder starts when any scope around the task is cancelled: its own deadline, `future.cancel()`, its token, or a
-  scope of the submitter's. After `grace` the interrupt insists, after another `grace` the pool abandons the thread.
+  scope of the submitter's. After `grace` the interrupt insists, after another `grace` the pool abandons the thread. A
+  rung waits for the clean-up of the task, which has a grace from its own beginning.
 - A task that is settled holds neither its function nor its arguments nor its context.
 
 The future *is* the task: one object to make for each call, not three.
@@ -13,6 +14,7 @@ The future *is* the task: one object to make for each call, not three.
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Context
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout import _clock, _interrupt, _scope, _timer
+from threadsafe_timeout import _clean_up, _clock, _interrupt, _scope, _timer
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
 from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
@@ -56,6 +58,7 @@ class TaskOptions:
 
 
 _NO_OPTIONS = TaskOptions()
+_MOMENT = 0.25  # seconds: what a thread gets to end when its clean-up's time is over, or to begin with that at exit
 # Whose outcome counts: nobody's yet; that of the worker whose hand it is in; that of whoever gave it up.
 _UNCLAIMED, _BY_WORKER, _GIVEN_UP = 0, 1, 2
 
@@ -75,6 +78,10 @@ class _TaskScope(_scope._FailScope):
             if self._state != _scope._DONE:  # also if it is about to be entered: the task has begun
                 task._begin_ladder(reason)
         return super()._cancel(reason, interrupt=interrupt)
+
+    def _grace_seconds(self) -> float:
+        task = self.task
+        return task._crew.grace if task is not None else super()._grace_seconds()
 
     def _inherit(self, parent: _scope.CancelScope) -> None:
         # A task whose submitter is cancelled has no time left either.
@@ -334,7 +341,7 @@ class TaskFuture(LightFuture):
         self._tell("overdue", logging.INFO, "was cancelled")
 
     def _climb(self) -> None:
-        if self._claimed:
+        if self._claimed or self._cleans_up(self._climb):
             return
         if self._hurried:
             self._crew.abandon(self)
@@ -348,13 +355,15 @@ class TaskFuture(LightFuture):
             _interrupt.insist(scope._thread)
         self._tell("interrupting", logging.WARNING, f"has not ended {self._crew.grace:g} s after it was cancelled")
 
-    def _set_rung(self, climb: Callable[[], object]) -> bool:
-        """Arm the next rung; False if the task has ended. The caller holds _timer.lock.
+    def _set_rung(self, climb: Callable[[], object], when: float | None = None) -> bool:
+        """Arm the next rung, a grace from now or at `when`; False if the task has ended. The caller holds _timer.lock.
 
         First the rung, then the look at the claim; `_leave_ladder` is called after the claim: one of them sees the
         other.
         """
-        self._rung = _timer.arm(_clock.monotonic() + self._crew.grace, climb)
+        if self._rung is not None:
+            _timer.disarm(self._rung)
+        self._rung = _timer.arm(_clock.monotonic() + self._crew.grace if when is None else when, climb)
         if self._claimed:
             _timer.disarm(self._rung)
             return False
@@ -366,7 +375,31 @@ class TaskFuture(LightFuture):
                 _timer.disarm(self._rung)
 
     def _abandon(self) -> None:
-        self._crew.abandon(self)
+        if not self._cleans_up(self._abandon):
+            self._crew.abandon(self)
+
+    def _cleans_up(self, climb: Callable[[], object]) -> bool:
+        """Whether its thread may be cleaning up. Then `climb` is called a moment after the grace of that, when what it
+        waits in has ended."""
+        scope = self._scope
+        if scope is None or self._crew.interrupted:
+            return False
+        until = _clean_up.cleans_up_until(scope, scope._thread) if scope._state == _scope._ACTIVE else -math.inf
+        if until <= _clock.monotonic():
+            return False
+        with _timer.lock:
+            return self._set_rung(climb, until + _MOMENT) or True
+
+    def give_up_at_exit(self) -> None:
+        """Abandon it now; or as soon as it has cleaned up, or has had a moment to begin with that."""
+        self._hurried = True
+        scope = self._scope
+        began = scope._delivered.cancelled_at + _MOMENT if scope is not None and scope._cancelled else -math.inf
+        if self._crew.interrupted or began <= _clock.monotonic():
+            self._climb()
+            return
+        with _timer.lock:
+            self._set_rung(self._climb, began)
 
     def _expire_pending(self) -> None:
         """Its deadline has passed. If it is still pending, it is not to run."""

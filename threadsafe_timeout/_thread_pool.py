@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextvars import Context, copy_context
+from contextvars import Context
 from functools import partial
 from multiprocessing import pool as stock
 from typing import Any
@@ -76,7 +76,7 @@ class ThreadPool(stock.ThreadPool):
         """`func` with the context it is to run in, if that matters."""
         if _scope.current_scope() is None and not self._inqueue.limited:
             return func
-        return _Bound(func, copy_context())
+        return _Bound(func, _scope.context_for_children())
 
 
 class _Bound:

@@ -73,6 +73,11 @@ class Worker:
         self.stuck_scope: _scope.CancelScope | None = None
         self.thread = DaemonThread(self._main, name, functools.partial(crew.worker_gone, self))
 
+    def scope_in_force(self) -> _scope.CancelScope | None:
+        """The scope of the task it runs, or was given up in."""
+        task = self.task
+        return task._scope if task is not None else self.stuck_scope
+
     @property
     def task(self) -> TaskFuture | None:
         """The task it has taken, for who looks on."""
@@ -83,6 +88,7 @@ class Worker:
 
     def _main(self) -> None:
         crew = self.crew
+        _scope.workers[threading.get_ident()] = self
         try:
             if not crew.admit(self):
                 return
@@ -379,6 +385,9 @@ class Crew:
 
     def worker_gone(self, worker: Worker) -> None:
         """Its thread is at its very end, or was not to be had."""
+        ident = worker.thread.ident
+        if ident is not None and _scope.workers.get(ident) is worker:
+            del _scope.workers[ident]
         with self.lock:
             missed = worker in self.workers or worker in self.abandoned
             self._gone.notify_all()
@@ -451,16 +460,28 @@ class Crew:
 
     def abandon(self, task: TaskFuture) -> None:
         """Give up on the thread that runs `task`: fail the task, refill the slot. Called by the timer thread."""
-        event, outcome = task.event("abandoned"), task.timed_out_outcome()
+        event = task.event("abandoned")
         call, scope, worker = task._call, task._scope, self.worker_of(task)
         with self.lock:
             if worker is None or not task.claim():
                 return
             self.giving_up += 1
-        if call is not None and scope is not None:
-            _scope.fence(scope, call[0])
+        try:
+            if call is not None and scope is not None:
+                _scope.fence(scope, call[0])
+            exhausted = self._give_up(worker, task, scope, event)
+        finally:
+            with self.lock:  # not before: `join`, and with it the exit of the process, waits for what is settled here
+                self.giving_up -= 1
+                self._gone.notify_all()
+        self.events.tell()
+        if exhausted and self.on_exhausted == "exit":
+            _exit.leave(self)
+
+    def _give_up(self, worker: Worker, task: TaskFuture, scope: _scope.CancelScope | None, event: Event) -> bool:
+        """Replace the thread of a task that was claimed; True if there are too many such threads now."""
+        outcome = task.timed_out_outcome()
         with self.lock:
-            self.giving_up -= 1
             if worker in self.workers:  # else it has ended just now, too late, and is gone
                 self._take_counts(worker)
                 self.workers.discard(worker)
@@ -481,12 +502,9 @@ class Crew:
                 error = self.exhausted_error()
                 self.events.put(logging.ERROR, str(error), Event("exhausted", self.prefix, error=error))
             settled = self._replace(exhausted or self.takers() >= self.width)
-            self._gone.notify_all()
         if not settled:
             settle_all(self)  # no thread to be had: late deadlines are better than a future that never resolves
-        self.events.tell()
-        if exhausted and self.on_exhausted == "exit":
-            _exit.leave(self)
+        return exhausted
 
     def _replace(self, exhausted: bool) -> bool:
         """Fill the slot of an abandoned worker; False if there is no thread to be had. The caller holds `lock`.

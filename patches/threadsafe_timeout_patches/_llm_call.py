@@ -82,6 +82,7 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
     http = getattr(module, "httpx2", None) or module.httpx
 
     def begin(client: Any) -> Call:
+        _scope.raise_if_cancelled(always=True)  # no clean-up asks a model: it costs money
         # No header and no body: only where the request went.
         return Call(module.APITimeoutError, lambda: http.Request("POST", str(client.base_url)))
 

@@ -103,9 +103,9 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
         result = original(loop, task)
     except BaseException as exc:
         if raised is None:
-            if asked and isinstance(exc, asyncio.CancelledError):
-                _scope.raise_if_cancelled()
-            raise
+            if not (asked and isinstance(exc, asyncio.CancelledError)):
+                raise
+            raised = exc
     finally:
         ended = True
         for registration in registrations:
@@ -114,6 +114,8 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
     if raised is None:
         return result
     try:
+        if isinstance(raised, asyncio.CancelledError):
+            _scope.raise_if_cancelled()  # down here: in the handler above this would count as clean-up
         raise raised
     finally:
         raised = None  # its traceback refers to this frame
@@ -126,7 +128,7 @@ def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> N
         if current_scope() is None:
             return original(coro, loop)
         _refuse_if_cancelled(coro)
-        future = original(coro, loop)
+        future = _scope.context_for_children().run(original, coro, loop)
         registration = _scope.on_cancel(future.cancel, alarms=False)
         future.add_done_callback(lambda _: registration.unregister())
         return future

@@ -64,7 +64,7 @@ def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[...
         call = _llm_call.current()
         if call is None:
             return wrapped(*args, **kwargs)
-        _scope.raise_if_cancelled()
+        _scope.raise_if_cancelled(always=True)
         call.why = None
         if call.has_only_a_total and not kwargs.get("stream", False):
             return wrapped(*args, **kwargs)

@@ -44,7 +44,7 @@ __all__ = ["MODULES", "apply", "at_least", "guarded", "room", "wait_for"]
 MODULES = ("socket",)
 
 _Method = Callable[..., Any]
-_current_scope = _scope._current.get  # `current_scope`, without a call of ours on every operation of every socket
+_current_scope = _scope.current_scope
 
 # Those of the C base class, so that what a subclass overrides (SSLSocket.shutdown, say) is not called.
 _timeout_of = _socket.socket.gettimeout
@@ -94,7 +94,7 @@ def guarded(original: _Method, sock: socket.socket, *args: Any, **kwargs: Any) -
                 retry_in = min(2 * retry_in, _LONGEST_RETRY)
 
     registration = _scope.Registration(shut_down)
-    registration.attach(_current_scope())
+    _scope.attach_here(registration)
     try:
         return original(sock, *args, **kwargs)
     finally:

@@ -26,7 +26,7 @@ __all__ = ["MODULES", "apply"]
 MODULES = ("ssl",)
 
 _Method = Callable[..., Any]
-_current_scope = _scope._current.get
+_current_scope = _scope.current_scope
 
 
 def apply(module: ModuleType, patching: Patching) -> None:

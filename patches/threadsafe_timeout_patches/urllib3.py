@@ -10,7 +10,6 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching
 
@@ -32,8 +31,9 @@ def apply(module: ModuleType, patching: Patching) -> None:
     def urlopen(wrapped: _Wrapped, _pool: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             return wrapped(*args, **kwargs)
-        except module.EmptyPoolError:
-            _scope.raise_if_cancelled()
+        except module.EmptyPoolError as exc:
+            if isinstance(exc.__cause__, Cancelled):
+                raise exc.__cause__  # noqa: B904  # it is that one; and to ask for it here would count as clean-up
             raise
 
     patching.wrap_object(module.HTTPConnectionPool, "_get_conn", get_conn)
