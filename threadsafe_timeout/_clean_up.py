@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
 
 __all__ = [
-    "NOBODY", "CleanUp", "Deliveries", "Evidence", "cleans_up_until", "configure", "deliver", "evidence",
+    "NOBODY", "SHORTEST", "CleanUp", "Deliveries", "Evidence", "cleans_up_until", "configure", "deliver", "evidence",
     "grace_seconds",
 ]  # fmt: skip
 
 _LONGEST_CHAIN = 100  # exceptions looked through; each costs about a microsecond
 _DEEPEST = 2_000  # frames
+SHORTEST = 0.05  # seconds between two cancellations of an asyncio task, whatever the grace: its loop has others to run
 _FINALISERS: frozenset[CodeType] = frozenset({weakref.finalize.__call__.__code__})
 _NEVER = float("-inf")
 
@@ -63,14 +64,16 @@ def grace_seconds() -> float:
 class CleanUp:
     """What one thread, or asyncio task, may do since the first `Cancelled` of one scope was delivered there."""
 
-    __slots__ = ("around", "attempt", "frames", "ident", "places", "until")
+    __slots__ = ("_first", "around", "attempt", "frames", "ident", "places", "until")
 
-    def __init__(self, until: float, around: frozenset[CancelScope], frames: set[FrameType]) -> None:
+    def __init__(self, until: float, around: frozenset[CancelScope], frames: set[FrameType], first: Cancelled) -> None:
         self.ident = threading.get_ident()
         self.until = until
         self.around = around  # the scopes that were entered before the delivery
         # What ran then: what was called since is not the code that the cancellation found at work.
         self.frames = frames
+        # The frames, and with them their variables, live as long as the exception's traceback keeps them, no longer.
+        self._first = weakref.ref(first, self._swallowed)
         self.attempt = 1  # one more for each refusal that was no part of handling an earlier one
         # Where clean-up was done, and after which refusal: the frame that handles, and the instruction it is at.
         self.places: dict[tuple[FrameType, int], int] = {}
@@ -83,6 +86,11 @@ class CleanUp:
             if frame is not None and frame in self.frames:
                 allowed |= self.places.setdefault((frame, frame.f_lasti), attempt) == attempt
         return allowed
+
+    def _swallowed(self, _: object) -> None:
+        """The first `Cancelled` is gone: of what ran then, what still runs may have to clean up."""
+        mine = threading.get_ident() == self.ident
+        self.frames &= set(_stack(sys._getframe(1), None)) if mine else set()
 
     def forget(self) -> None:
         """Let go of the frames, and of what they hold."""
@@ -105,15 +113,15 @@ NOBODY = Deliveries(float("inf"), 0.0)  # of every scope that is not cancelled
 
 def deliver(scope: CancelScope, around: Iterable[CancelScope], frame: FrameType | None) -> Cancelled:
     """The `Cancelled` to be raised in this thread, at `frame`; the grace of its clean-up begins with the first one."""
+    exc = Cancelled._of(scope)
     deliveries, who = scope._delivered, _who()
     clean_up = deliveries.get(who)
     if clean_up is None:
         until = _clock.monotonic() + deliveries.grace
-        clean_up = CleanUp(until, frozenset(around), set(_stack(frame, scope._frame)))
+        clean_up = CleanUp(until, frozenset(around), set(_stack(frame, scope._frame)), exc)
         deliveries[who] = clean_up
     elif not any(_clean_up_of(exc) is clean_up for exc, _ in _chain(sys.exception())):
         clean_up.attempt += 1
-    exc = Cancelled._of(scope)
     exc._clean_up, exc._attempt = clean_up, clean_up.attempt
     return exc
 
@@ -132,7 +140,7 @@ def cleans_up_until(scope: CancelScope | None, ident: int) -> float:
 class Evidence:
     """That the calling thread cleans up, and after what."""
 
-    __slots__ = ("_around", "_asynchronous", "_handled", "_since")
+    __slots__ = ("_around", "_asynchronous", "_handled", "_since", "_who")
 
     def __init__(
         self,
@@ -141,20 +149,21 @@ class Evidence:
         since: frozenset[FrameType] | None,
         asynchronous: bool,
     ) -> None:
+        self._who = _who()
         self._around = around
         self._handled = handled
         self._since = since  # what runs since a finaliser, or the end of a generator, began
         self._asynchronous = asynchronous
 
     def keeps_out_until(self, scope: CancelScope) -> float:
-        """Until when `scope`, one around, is kept out; in the past if it is not."""
-        own = scope._delivered.get(_who())
+        """Until when `scope`, one around, is kept out; in the past if it is not. Also for other threads to ask."""
+        own = scope._delivered.get(self._who)
         longest = scope._delivered.cancelled_at + scope._delivered.grace if own is None else own.until
         until = _NEVER
         for handled, clean_up in self._handled:
             if scope in clean_up.around:
                 # The scopes inside the one that is being left end with it. Those outside have bounds of their own.
-                inside = self._around.index(scope) <= self._around.index(handled)
+                inside = scope in self._around[: self._around.index(handled) + 1]
                 until = max(until, clean_up.until if inside else min(clean_up.until, longest))
         if self._since is not None and scope._frame not in self._since and not scope._once:
             until = max(until, longest)

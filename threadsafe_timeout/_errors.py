@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 
+_OF_THIS_PROCESS = frozenset({"scope", "_clean_up", "_attempt"})
 _HOLDERS = 8  # named in a message; the error has them all
 
 
@@ -53,6 +54,8 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
     """
 
     where: tuple[str, int, str] | None = None
+    # For one that is raised inside its block (see `_catchable`), as `Cancelled` has them:
+    scope: CancelScope | None = None
     _clean_up: CleanUp | None = None
     _attempt = 0
 
@@ -78,7 +81,8 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[DeadlineExceeded], tuple[object, ...], dict[str, Any]]:
-        return type(self), (self.name, self.budget, self.elapsed, self.reason), self.__dict__  # `where`, and notes
+        kept = {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}  # where, notes
+        return type(self), (self.name, self.budget, self.elapsed, self.reason), kept
 
 
 class Cancelled(BaseException):

@@ -97,6 +97,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             grace=grace,
             max_abandoned=max_abandoned,
             on_exhausted=on_exhausted or chosen.on_exhausted,
+            catchable=chosen.catchable_timeout == "all",
             initializer=initializer,
             initargs=initargs,
         )
@@ -196,9 +197,12 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         chunksize: int = 1,
     ) -> Iterator[T]:
         """As the standard `map`: results in order, the first timeout or exception met is raised, and leaving the
-        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads."""
+        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads.
+
+        `fn` meets its task's deadline first as a `DeadlineExceeded` (a `TimeoutError`) that it can catch, so that an
+        `except Exception` of its own can return a result all the same; see the `catchable_timeout` setting."""
         until = None if timeout is None else _clock.monotonic() + timeout
-        futures: list[Any] = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
+        futures: list[Any] = [_submit_catchable(self.submit, fn, *args) for args in zip(*iterables, strict=False)]
 
         def results() -> Iterator[T]:
             try:
@@ -261,6 +265,14 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         callbacks and log lines behind it, and nothing else.
         """
         return self._crew.events.listen(callback)
+
+
+def _submit_catchable(submit: Callable[..., Future[Any]], fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Submit a task whose deadline its own handlers see first."""
+    future = submit(fn, *args, **kwargs)
+    if isinstance(future, TaskFuture) and settings().catchable_timeout != "off":  # a subclass may return what it likes
+        future.make_catchable()
+    return future
 
 
 def _cancel_pending(future: Any) -> None:

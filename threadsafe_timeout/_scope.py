@@ -375,9 +375,13 @@ class CancelScope:
         """Raise what is owed, in the thread that owes it; `frame` is where it is, if it was interrupted."""
         raise self._owed(frame)
 
-    def _owed(self, frame: FrameType | None = None) -> Cancelled:
+    def _owed(self, frame: FrameType | None = None) -> Cancelled | DeadlineExceeded:
         """What is to be raised in this thread; the grace of its clean-up begins with the first one."""
-        return _clean_up.deliver(self, _chain(), frame or _getframe(1))
+        return _clean_up.deliver(self, _chain(shielded=True), frame or _getframe(1))
+
+    def _soften(self, cancelled: Cancelled) -> DeadlineExceeded | None:
+        """What is raised in place of `cancelled` for the code inside to catch; None if that has to stay."""
+        return None
 
     def _grace_seconds(self) -> float:
         return _clean_up.grace_seconds()
@@ -614,9 +618,9 @@ def current_scope() -> CancelScope | None:
     return task_scope() if scope is None and workers else scope
 
 
-def _chain(scope: CancelScope | None = None) -> list[CancelScope]:
-    """The scopes from `scope` (the innermost one around) outwards, up to a shield that is up; with that of the task, if
-    this is a thread of a pool."""
+def _chain(scope: CancelScope | None = None, *, shielded: bool = False) -> list[CancelScope]:
+    """The scopes from `scope` (the innermost one around) outwards, up to a shield that is up (or beyond it, if
+    `shielded`); with that of the task, if this is a thread of a pool."""
     scope = scope or _current.get()
     task = task_scope() if workers else None
     found: list[CancelScope] = []
@@ -628,7 +632,7 @@ def _chain(scope: CancelScope | None = None) -> list[CancelScope]:
         if scope is task:
             task = None
         found.append(scope)
-        if scope._shield_until > now:
+        if scope._shield_until > now and not shielded:
             break
         scope = scope._parent
     return found

@@ -33,6 +33,9 @@ class Settings:
     """Abandoned threads alive before `submit` fails. None: twice the pool's workers."""
     on_exhausted: str = "raise"
     """What happens past `max_abandoned`. `raise`: `submit` fails; `exit`: the process is left with status 75."""
+    catchable_timeout: str = "map"
+    """Whose tasks meet their deadline first as a `TimeoutError` that their own handlers can catch, once, and only then
+    as `Cancelled`. `map`: those of `map` and its like; `all`: every pool task; `off`: none."""
     llm_timeout: float | None = 120.0
     """Seconds one LLM call may take in total, retries and back-off included, in a scope or not."""
     llm_first_byte: float | None = None
@@ -106,6 +109,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "grace": _duration,
     "max_abandoned": _optional(_whole),
     "on_exhausted": _choice("raise", "exit"),
+    "catchable_timeout": _choice("map", "all", "off"),
     "llm_timeout": _optional(_duration),
     "llm_first_byte": _optional(_duration),
     "llm_idle_content": _optional(_duration),

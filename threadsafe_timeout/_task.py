@@ -19,10 +19,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from types import TracebackType
+from threading import get_ident
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout import _clean_up, _clock, _interrupt, _scope, _timer
+from threadsafe_timeout._catchable import in_library
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
 from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
@@ -67,9 +69,11 @@ class _TaskScope(_scope._FailScope):
     """A task's scope: cancelling it starts the task's ladder. (A registration for each task would cost as much as the
     scope does.)"""
 
-    __slots__ = ("_fenced", "task")
+    __slots__ = ("_fenced", "_softened", "catchable", "task")
     _fenced: bool
     task: TaskFuture | None  # until the task is released: contexts that inherit the scope may outlive it by far
+    catchable: bool  # whether the task's own handlers are to see its deadline first
+    _softened: bool  # whether that is all they have seen
 
     def _cancel(self, reason: str, *, interrupt: bool) -> bool:
         task = self.task
@@ -78,6 +82,31 @@ class _TaskScope(_scope._FailScope):
             if self._state != _scope._DONE:  # also if it is about to be entered: the task has begun
                 task._begin_ladder(reason)
         return super()._cancel(reason, interrupt=interrupt)
+
+    def _owed(self, frame: FrameType | None = None) -> Cancelled | DeadlineExceeded:
+        cancelled = super()._owed(frame)
+        assert isinstance(cancelled, Cancelled)
+        if self.catchable and not in_library():
+            return self._soften(cancelled) or cancelled
+        if self._thread == get_ident():
+            self._softened = False
+        return cancelled
+
+    def _soften(self, cancelled: Cancelled) -> DeadlineExceeded | None:
+        """Once, in the task's own thread, for its own deadline."""
+        task = self.task
+        if not self.catchable or self._reason != "deadline" or self._thread != get_ident() or task is None:
+            return None
+        self.catchable = False
+        self._softened = True
+        error = task._timed_out(self._reason)
+        error._clean_up, error._attempt, error.scope = cancelled._clean_up, cancelled._attempt, self
+        error.__cause__ = cancelled
+        return error
+
+    def _close(self, exc: BaseException | None, own: bool) -> bool:
+        # A task that has caught its deadline, and returned without another call, has its result.
+        return False if exc is None and self._softened else super()._close(exc, own)
 
     def _grace_seconds(self) -> float:
         task = self.task
@@ -126,7 +155,8 @@ class TaskFuture(LightFuture):
         self._options = options
         self._call: tuple[Context, Callable[..., Any], Any, Any] | None = (context, function, args, kwargs)
         scope = _scope._prepare(_scope._new(_TaskScope), None, options.timeout)
-        scope._fenced = False
+        scope._fenced = scope._softened = False
+        scope.catchable = crew.catchable
         scope.task = self
         self._scope: _TaskScope | None = scope
 
@@ -167,6 +197,12 @@ class TaskFuture(LightFuture):
         """Cancel it, on behalf of somebody who has waited for it long enough: it is abandoned after one `grace`."""
         self._hurried = True
         self._cancel(reason)
+
+    def make_catchable(self) -> None:
+        """Have its own handlers see its deadline first."""
+        scope = self._scope
+        if scope is not None:
+            scope.catchable = True
 
     # For the worker
 

@@ -131,6 +131,7 @@ class Crew:
         grace: float,
         max_abandoned: int,
         on_exhausted: str,
+        catchable: bool,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
     ) -> None:
@@ -139,6 +140,7 @@ class Crew:
         self.grace = grace
         self.max_abandoned = max_abandoned
         self.on_exhausted = on_exhausted
+        self.catchable = catchable  # whether the handlers of its tasks see their deadline first
         self.events = Events(prefix)
         self.awaited_at_exit = True  # whether the exit of the interpreter waits for its healthy tasks
         self._initializer = initializer

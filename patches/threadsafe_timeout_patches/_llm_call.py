@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout._settings import settings
 
@@ -87,6 +88,10 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
         return Call(module.APITimeoutError, lambda: http.Request("POST", str(client.base_url)))
 
     def request(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        with library_call():
+            return request_once(wrapped, client, args, kwargs)
+
+    def request_once(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = begin(client)
         around = current()
         _current.set(call)

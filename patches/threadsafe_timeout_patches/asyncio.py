@@ -3,8 +3,9 @@
 Guarantees:
 
 - `asyncio.run`, `Runner.run` and `loop.run_until_complete` inside a scope: when it is cancelled, what they run is
-  cancelled as asyncio cancels, so that its `finally` blocks may await; then `Cancelled` is raised in place of
-  `CancelledError`. The loop's own clean-up runs to its end. What has a result nevertheless returns it.
+  cancelled as asyncio cancels, so that its `finally` blocks may await, for one grace; after each grace it is cancelled
+  again. Then `Cancelled` is raised in place of `CancelledError`. The loop's own clean-up runs to its end. What has a
+  result nevertheless returns it.
 - A coroutine given to `run_coroutine_threadsafe` inside a scope belongs to it: it is cancelled when the scope is, and
   goes on if the scope is left before. Whoever waits for its future gets `Cancelled`, as in every wait.
 - The handler of an alarm (see `signal_alarm`) runs in the loop's thread, between two callbacks. If it returns, the loop
@@ -23,7 +24,7 @@ from sys import _getframe
 from types import FrameType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
+from threadsafe_timeout import _clean_up, _scope
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
@@ -82,7 +83,14 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
     def ask() -> None:
         nonlocal asked
         asked = True
-        in_loop(task.cancel)
+        in_loop(cancel)
+
+    def cancel() -> None:
+        # Again after each grace: a clean-up that awaits for ever does not keep its thread.
+        cancelled = _scope.cancelled_scope(always=True)
+        if not ended and not task.done() and cancelled is not None:
+            task.cancel()
+            loop.call_later(max(cancelled._delivered.grace, _clean_up.SHORTEST), cancel, context=context)
 
     def run_alarms() -> None:
         nonlocal raised
