@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from threadsafe_timeout import _clock, _timer
 from threadsafe_timeout._events import Event, describe
+from threadsafe_timeout._expired_waits import cancel_at_exit
 from threadsafe_timeout._threads import DaemonThread
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def _wait_for_all() -> None:
     for crew in remaining:
         crew.close(by_exit=True)
     _give_up_overdue()
+    for crew in remaining:
+        cancel_at_exit(crew)
     for crew in remaining:
         crew.join()
 

@@ -33,6 +33,10 @@ class Settings:
     """Abandoned threads alive before `submit` fails. None: twice the pool's workers."""
     on_exhausted: str = "raise"
     """What happens past `max_abandoned`. `raise`: `submit` fails; `exit`: the process is left with status 75."""
+    on_expired_wait: str = "cancel"
+    """What happens, when a pool is left, to a task whose only wait with a timeout has expired and whose outcome nobody
+    can ask for any more. `cancel`: it is cancelled; `single`: only if it is the one task of a pool with one worker;
+    `wait`: it is waited for, as the standard pool does."""
     llm_timeout: float | None = 120.0
     """Seconds one LLM call may take in total, retries and back-off included, in a scope or not."""
     llm_first_byte: float | None = None
@@ -106,6 +110,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "grace": _duration,
     "max_abandoned": _optional(_whole),
     "on_exhausted": _choice("raise", "exit"),
+    "on_expired_wait": _choice("cancel", "single", "wait"),
     "llm_timeout": _optional(_duration),
     "llm_first_byte": _optional(_duration),
     "llm_idle_content": _optional(_duration),

@@ -125,6 +125,7 @@ class Crew:
         grace: float,
         max_abandoned: int,
         on_exhausted: str,
+        on_expired_wait: str,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
     ) -> None:
@@ -133,6 +134,7 @@ class Crew:
         self.grace = grace
         self.max_abandoned = max_abandoned
         self.on_exhausted = on_exhausted
+        self.on_expired_wait = on_expired_wait
         self.events = Events(prefix)
         self.awaited_at_exit = True  # whether the exit of the interpreter waits for its healthy tasks
         self._initializer = initializer
