@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["StandardThreadPoolExecutor", "Submitter", "ThreadPoolExecutor"]
 
 T = TypeVar("T")
+# Abandoned threads that a process can afford. Each takes 25 to 60 KiB of memory and, in a network call, one of the 1024
+# descriptors that a process usually may have: see docs/pool.md.
+_CHEAP = 256
 
 
 class ThreadPoolExecutor(StandardThreadPoolExecutor):
@@ -44,7 +47,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
       `DeadlineExceeded`, and its worker is replaced.
     - `grace`: seconds between those rungs (default: the `grace` setting, 2).
     - `max_abandoned`: how many abandoned threads may be alive before `submit` raises `PoolExhausted`
-      (default: twice the workers).
+      (default: 256, or twice the workers if that is more).
     - `on_exhausted`: `"raise"` does just that; `"exit"` also ends the process, with status 75, after saving what is
       owed and logging where every task is (default: the `on_exhausted` setting, `raise`).
     - `on_expired_wait`: what becomes of a task whose only wait with a timeout has expired, and whose outcome nobody can
@@ -89,7 +92,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         self._task_timeout = None if task_timeout is None else check_seconds("task_timeout", task_timeout)
         grace = chosen.grace if grace is None else check_seconds("grace", grace)
         if max_abandoned is None:
-            max_abandoned = 2 * max_workers if chosen.max_abandoned is None else chosen.max_abandoned
+            max_abandoned = max(_CHEAP, 2 * max_workers) if chosen.max_abandoned is None else chosen.max_abandoned
         if max_abandoned < 0:
             raise ValueError(f"max_abandoned must be >= 0, got {max_abandoned}")
         if on_exhausted not in (None, "raise", "exit"):

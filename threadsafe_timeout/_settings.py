@@ -30,7 +30,7 @@ class Settings:
     grace: float = 2.0
     """Seconds between the rungs of the ladder: cancel, interrupt, abandon."""
     max_abandoned: int | None = None
-    """Abandoned threads alive before `submit` fails. None: twice the pool's workers."""
+    """Abandoned threads alive before `submit` fails. None: 256, or twice the pool's workers if that is more."""
     on_exhausted: str = "raise"
     """What happens past `max_abandoned`. `raise`: `submit` fails; `exit`: the process is left with status 75."""
     on_expired_wait: str = "cancel"
