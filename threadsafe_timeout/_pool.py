@@ -238,6 +238,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         """
         self._crew.close(cancel_pending=cancel_futures)
         if wait:
+            _exit.hurry_interrupted(self._crew)
             if timeout is None:
                 cancel_expired(self._crew, _getframe(1))
             self._crew.join(timeout)

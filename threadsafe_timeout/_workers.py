@@ -154,6 +154,7 @@ class Crew:
         self.open = not _exit.exiting  # takes tasks
         self.closed = False  # workers go home when there is nothing left to do
         self.interrupted = False  # by Ctrl-C
+        self.interrupted_tasks: weakref.WeakSet[TaskFuture] = weakref.WeakSet()  # see _exit.note_interrupted
         self.shut_down = False  # and it was not the interpreter's exit that wanted it
         self.broken: str | None = None
         self._threads_named = 0
