@@ -109,8 +109,10 @@ class Cancelled(BaseException):
 
 
 class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
-    """Too many abandoned threads are still alive, so the pool takes no more work.
+    """More abandoned threads are alive than `max_abandoned` allows, so the pool takes no more work.
 
+    `abandoned`: how many are alive; `limit`: how many may be. There can be up to as many more as the pool has workers:
+    those that are at work when the limit is passed may get stuck as well, and are not replaced then.
     `holders`: the task each of them is stuck in, and where: file, line and function, or None if that is not known.
     """
 
@@ -122,8 +124,8 @@ class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
         holders: tuple[tuple[str, tuple[str, int, str] | None], ...] = (),
     ) -> None:
         text = (
-            f"pool {pool!r}: {abandoned} abandoned threads are still stuck and max_abandoned is {limit}, so it takes "
-            "no more work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
+            f"pool {pool!r}: {abandoned} abandoned threads are alive and max_abandoned is {limit}, so it takes no more "
+            "work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
         )
         for task, where in holders[:_HOLDERS]:
             text += f"\n  {task} is stuck" + ("" if where is None else " at {}:{}, in {}".format(*where))

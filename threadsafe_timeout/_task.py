@@ -29,6 +29,7 @@ from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
 from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
 from threadsafe_timeout._future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
+from threadsafe_timeout._names import name_of
 
 if TYPE_CHECKING:
     from threadsafe_timeout._tokens import CancelToken
@@ -340,8 +341,7 @@ class TaskFuture(LightFuture):
     def _task_name(self) -> str:
         if self._name is None:
             call = self._call
-            function = call[1] if call is not None else None
-            self._name = self._options.name or getattr(function, "__qualname__", None) or type(function).__name__
+            self._name = self._options.name or ("?" if call is None else name_of(call[1], call[2]))
         return self._name
 
     def elapsed(self) -> float:

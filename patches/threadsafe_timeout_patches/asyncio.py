@@ -10,6 +10,8 @@ Guarantees:
   goes on if the scope is left before. Whoever waits for its future gets `Cancelled`, as in every wait.
 - The handler of an alarm (see `signal_alarm`) runs in the loop's thread, between two callbacks. If it returns, the loop
   goes on; what it raises comes out of `run`, when what runs has been cancelled and has ended.
+- After Ctrl-C, what ran in a thread pool when it came (`to_thread`, `run_in_executor`) gets half a second when the pool
+  is shut down: it is cancelled, if the loop has not done so, and then given up.
 
 Scopes *inside* coroutines are the core's business. Not reached: event loops that are not written in Python (uvloop).
 """
@@ -24,13 +26,13 @@ from sys import _getframe
 from types import FrameType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _clean_up, _scope
+from threadsafe_timeout import _clean_up, _exit, _scope
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
 __all__ = ["MODULES", "apply"]
 
-MODULES = ("asyncio.base_events", "asyncio.tasks")
+MODULES = ("asyncio.base_events", "asyncio.runners", "asyncio.tasks")
 
 _Wrapped = Callable[..., Any]
 
@@ -39,6 +41,10 @@ def apply(module: ModuleType, patching: Patching) -> None:
     if module.__name__ == "asyncio.tasks":
         _patch_run_coroutine_threadsafe(module, patching)
         return
+    if module.__name__ == "asyncio.runners":
+        _patch_sigint(module, patching)
+        return
+    _patch_run_forever(module, patching)
     original, current_scope = module.BaseEventLoop.run_until_complete, _scope.current_scope
     isfuture = module.futures.isfuture
 
@@ -50,6 +56,33 @@ def apply(module: ModuleType, patching: Patching) -> None:
         return _run_in_scope(original, self, future)
 
     replace_attribute(patching, module.BaseEventLoop, "run_until_complete", run_until_complete)
+
+
+def _patch_sigint(module: ModuleType, patching: Patching) -> None:
+    """On the first Ctrl-C `asyncio.run` cancels the main task, on the next it raises KeyboardInterrupt."""
+    original = getattr(module.Runner, "_on_sigint", None)
+    if original is None:
+        return
+
+    def on_sigint(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _exit.note_interrupted()
+        return original(self, *args, **kwargs)
+
+    replace_attribute(patching, module.Runner, "_on_sigint", on_sigint)
+
+
+def _patch_run_forever(module: ModuleType, patching: Patching) -> None:
+    """Without a Runner, Ctrl-C ends the loop as it ends other code."""
+    original = module.BaseEventLoop.run_forever
+
+    def run_forever(self: Any) -> Any:
+        try:
+            return original(self)
+        except KeyboardInterrupt:
+            _exit.note_interrupted()
+            raise
+
+    replace_attribute(patching, module.BaseEventLoop, "run_forever", run_forever)
 
 
 def _is_clean_up(future: Any, caller: FrameType) -> bool:
