@@ -182,6 +182,9 @@ def _leave(crew: Crew) -> None:
             crew.events.put(
                 logging.ERROR, f"task {describe(event.task or '', event.key)} was running here:\n{event.stack}", event
             )
+            scope = task._scope
+            if scope is not None:  # whoever starts the program again starts them again
+                task.end_processes(scope, all_of_them=True)
         crew.events.flush(max(0.0, until - _clock.monotonic()))
     with contextlib.suppress(Exception):
         logger.critical(

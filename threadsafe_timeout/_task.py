@@ -18,12 +18,12 @@ import math
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import get_ident
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout import _clean_up, _clock, _interrupt, _scope, _timer
+from threadsafe_timeout import _clean_up, _clock, _interrupt, _processes, _scope, _timer
 from threadsafe_timeout._catchable import in_library
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
@@ -66,7 +66,7 @@ _MOMENT = 0.25  # seconds: what a thread gets to end when its clean-up's time is
 _UNCLAIMED, _BY_WORKER, _GIVEN_UP = 0, 1, 2
 
 
-class _TaskScope(_scope._FailScope):
+class _TaskScope(_processes.ProcessOwner):
     """A task's scope: cancelling it starts the task's ladder. (A registration for each task would cost as much as the
     scope does.)"""
 
@@ -138,6 +138,7 @@ class TaskFuture(LightFuture):
     _rung: _timer.Entry | None = None  # the next rung; guarded by _timer.lock
     _reason: str | None = None  # why it is on the ladder
     _insisting = False  # it has climbed the second
+    _bereft = False  # processes that it had started were ended while it ran: what it returns may lack a part
     _hurried = False  # somebody waited for it, in vain, and left: the next rung is the last
     _undo: list[Callable[[], object]] | None = None  # what to take back when it ends
 
@@ -217,13 +218,19 @@ class TaskFuture(LightFuture):
             left = max(0.0, self._options.deadline - _clock.monotonic())
             scope._budget = left if scope._budget is None else min(left, scope._budget)
         try:
-            return context.run(_run_in_scope, scope, function, args, kwargs), None
+            result = context.run(_run_in_scope, scope, function, args, kwargs)
+            return (None, self._timed_out(self._reason)) if self._bereft else (result, None)
         except Cancelled as exc:
+            if self._rung is not None:
+                self.end_processes(scope, all_of_them=False)
             # A BaseException that reaches whoever asks for the result would end his whole batch.
             return None, self._timed_out(exc.scope.reason)
         except BaseException as exc:
+            if self._rung is not None:
+                self.end_processes(scope, all_of_them=False)
             # The future gets whatever it is, as in the standard pool, from the task's own frame on.
-            return None, exc.with_traceback(_theirs(exc))
+            error = exc.with_traceback(_theirs(exc))
+            return None, self._failed_bereft(error) if self._bereft else error
         finally:
             del self  # that frame's f_back is this one: the future would hold itself
 
@@ -363,6 +370,14 @@ class TaskFuture(LightFuture):
     def _timed_out(self, reason: str | None) -> DeadlineExceeded:
         return DeadlineExceeded(self._task_name(), self._options.timeout, self.elapsed(), reason)
 
+    def _failed_bereft(self, error: BaseException) -> BaseException:
+        """What a task failed with whose processes were ended: that its time was up, most likely because of that."""
+        if isinstance(error, DeadlineExceeded):
+            return error
+        timed_out = self._timed_out(self._reason)
+        timed_out.__cause__ = error
+        return timed_out
+
     def timed_out_outcome(self) -> Outcome:
         return Outcome(error=self._timed_out(self._reason))
 
@@ -390,6 +405,33 @@ class TaskFuture(LightFuture):
         if scope is not None and scope._state == _scope._ACTIVE:
             _interrupt.insist(scope._thread)
         self._tell("interrupting", logging.WARNING, f"has not ended {self._crew.grace:g} s after it was cancelled")
+        if scope is not None and not _was_delivered(scope) and _processes.any_running(scope):
+            # It is stuck in one of them, most likely: in its pipe. Noted first: it may return, with what came through
+            # the pipe, as soon as that breaks.
+            self._bereft = True
+            self._bereft = self.end_processes(scope, all_of_them=True)
+
+    def end_processes(self, scope: _TaskScope, *, all_of_them: bool) -> bool:
+        """End what it has started: all, if it is given up; or those that nobody else sees to, if it has ended by
+        itself. True if anything ran."""
+        entries = _processes.started_in(scope)
+        if not entries:
+            return False
+        event = self.event("processes")  # where it is; it may go on as soon as they end
+        ended = _processes.end(entry for entry in entries if all_of_them or entry.ends_with_its_task)
+        if ended or any(entry.ends_at_exit for entry in entries):
+            from threadsafe_timeout import _process_exit
+
+            _process_exit.leave(entry for entry in entries if entry.ends_at_exit)
+            _process_exit.was_ended({one.pid for one in ended})
+        if ended:
+            event = replace(event, pids=tuple(one.pid for one in ended))
+            name = describe(self._task_name(), event.key)
+            names = ", ".join(map(str, ended))
+            what = "processes that it had started were ended"
+            self._crew.events.put(logging.WARNING, f"task {name} is over ({event.reason}); {what}: {names}", event)
+            self._crew.events.tell()
+        return bool(ended)
 
     def _set_rung(self, climb: Callable[[], object], when: float | None = None) -> bool:
         """Arm the next rung, a grace from now or at `when`; False if the task has ended. The caller holds _timer.lock.
@@ -483,6 +525,15 @@ def _theirs(exc: BaseException) -> TracebackType | None:
     raised = exc.__traceback__
     below = raised.tb_next if raised is not None else None
     return (below.tb_next or below) if below is not None else None
+
+
+def _was_delivered(scope: _scope.CancelScope | None) -> bool:
+    """Whether a cancellation of a scope around has been raised: then it may be cleaning up, with processes."""
+    while scope is not None:
+        if scope._cancelled and scope._delivered:
+            return True
+        scope = scope._parent
+    return False
 
 
 def _disarm(entry: _timer.Entry) -> None:

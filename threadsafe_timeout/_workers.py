@@ -482,6 +482,7 @@ class Crew:
         try:
             if call is not None and scope is not None:
                 _scope.fence(scope, call[0])
+                task.end_processes(scope, all_of_them=True)
             error = self._give_up(worker, task, scope, event)
         finally:
             with self.lock:  # not before: `join`, and with it the exit of the process, waits for what is settled here
