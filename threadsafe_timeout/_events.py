@@ -28,7 +28,7 @@ __all__ = ["Event", "EventKind", "Events", "Listener"]
 logger = logging.getLogger("threadsafe_timeout")
 
 EventKind = Literal[
-    "overdue", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted"
+    "overdue", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted", "limit"
 ]  # fmt: skip
 
 
@@ -40,7 +40,8 @@ class Event:
     `abandoned` (its thread was given up on and replaced), `processes` (those with these `pids`, which the task had
     started, were ended), `late` (what an abandoned thread returned after all: its `outcome`, which no future gets),
     `respawned` (a worker died of `error` and was replaced), `exhausted` (more threads are abandoned than
-    `max_abandoned`), `interrupted` (Ctrl-C while it was running).
+    `max_abandoned`), `interrupted` (Ctrl-C while it was running), `limit` (the only wait for it had expired, and the
+    pool was left: it is cancelled).
 
     `task` is its name, `key` what it is saved under, `worker` the thread's name, `elapsed` the seconds since it
     started, `where` the user's file, line and function the thread was in, `stack` the whole stack, without the values

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout._settings import settings
 
@@ -82,10 +83,15 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
     http = getattr(module, "httpx2", None) or module.httpx
 
     def begin(client: Any) -> Call:
+        _scope.raise_if_cancelled(always=True)  # no clean-up asks a model: it costs money
         # No header and no body: only where the request went.
         return Call(module.APITimeoutError, lambda: http.Request("POST", str(client.base_url)))
 
     def request(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        with library_call():
+            return request_once(wrapped, client, args, kwargs)
+
+    def request_once(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = begin(client)
         around = current()
         _current.set(call)

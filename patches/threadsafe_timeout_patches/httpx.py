@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
+from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches import _llm_call
 
@@ -61,10 +62,14 @@ def _no_first_byte(call: _llm_call.Call) -> str:
 
 def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[..., Any]:
     def send(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        with library_call():
+            return send_once(wrapped, args, kwargs)
+
+    def send_once(wrapped: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = _llm_call.current()
         if call is None:
             return wrapped(*args, **kwargs)
-        _scope.raise_if_cancelled()
+        _scope.raise_if_cancelled(always=True)
         call.why = None
         if call.has_only_a_total and not kwargs.get("stream", False):
             return wrapped(*args, **kwargs)

@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
-from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._catchable import CANCELLED
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout._process_tree import kill_tree
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
@@ -84,7 +84,7 @@ def _refusing(original: _Wrapped) -> _Wrapped:
 def _wait_in_scope(original: _Wrapped, popen: Any, timeout: float | None) -> int:
     try:
         return _wait_for_exit(original, popen, timeout)
-    except Cancelled:
+    except CANCELLED:
         _end(original, popen)
         raise
 
@@ -157,7 +157,7 @@ def _communicate_in_scope(call: Callable[[], Any], wait: _Wrapped, popen: Any, o
         elif one_call:
             _scope.run_due_alarms()  # which it was not woken for
         return result
-    except Cancelled:
+    except CANCELLED:
         _end(wait, popen)
         for pipe in (popen.stdin, popen.stdout, popen.stderr):
             if pipe is not None:
