@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock  # noqa: F401  # it minds threads that fork at the same time
 import process_scripts
 import pytest
 
@@ -468,6 +469,26 @@ def test_os_system_ends_with_its_scope(patient, tmp_path):
     assert isinstance(future.exception(BOUND), DeadlineExceeded)
     assert patient.stats()["abandoned"] == 0
     assert not is_running(pid, began)
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("fork", ["fork", "forkpty"])
+def test_threads_may_fork_at_the_same_time(fork):
+    """Although filelock is there, which has that fail."""
+    assert "filelock" in sys.modules
+
+    def start(_):
+        result = getattr(os, fork)()
+        pid, terminal = result if fork == "forkpty" else (result, None)
+        if not pid:
+            os._exit(7)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if terminal is not None:
+            os.close(terminal)
+        return code
+
+    with patched(checkpoint="off"), ThreadPoolExecutor(4) as pool:
+        assert {*pool.map(start, range(100))} == {7}
 
 
 def test_everything_is_the_original_again_afterwards():

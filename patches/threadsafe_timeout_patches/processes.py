@@ -6,7 +6,7 @@ pexpect), `os.posix_spawn`, `os.spawn…`, `os.system`, `multiprocessing.Process
 
 Guarantees:
 
-- Outside the tasks of a pool each call is the original.
+- Outside the tasks of a pool each call is the original, but that threads fork one after the other.
 - A thread whose task was given up starts no process any more: that raises `Cancelled`.
 - What is shared by all tasks (the resource tracker and the fork server of `multiprocessing`, loky's workers) is not
   noted: it belongs to none of them.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from sys import _getframe
 from types import FrameType, ModuleType
@@ -43,6 +44,7 @@ MODULES = (
 )  # fmt: skip
 
 _Wrapped = Callable[..., Any]
+_forking = threading.RLock()  # held while a thread forks
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
@@ -97,9 +99,25 @@ def _poll(popen: Any) -> int | None:
 def _patch_os(module: ModuleType, patching: Patching) -> None:
     for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp"):
         if hasattr(module, name):
-            patching.replace(module, name, stand_in(module, name, _noting(getattr(module, name))))
+            original = getattr(module, name)
+            start = _noting(_one_at_a_time(original) if name.startswith("fork") else original)
+            patching.replace(module, name, stand_in(module, name, start))
     if hasattr(module, "fork"):
         patching.replace(module, "system", stand_in(module, "system", _system(module.system)))
+
+
+def _one_at_a_time(original: _Wrapped) -> _Wrapped:
+    """filelock, which is there because of us, has a fork fail (RuntimeError) while another thread forks: the later one
+    waits instead.
+
+    The child's only thread is the one that holds the lock, and lets go of it there too.
+    """
+
+    def fork() -> Any:
+        with _forking:
+            return original()
+
+    return fork
 
 
 def _system(original: _Wrapped) -> _Wrapped:
