@@ -200,21 +200,16 @@ def _export_records(args: argparse.Namespace) -> int:
     def records() -> Iterator[Record]:
         return (record for record in loaded.values() if not args.status or record.status in args.status)
 
+    if args.output is not None and os.path.exists(args.output) and os.path.samefile(args.path, args.output):
+        sys.stderr.write(f"threadsafe-timeout: {args.output} is the checkpoint itself: give another file with -o\n")
+        return 2
     write = _export.FORMATS.get(args.to) or _export.foreign_formats()[args.to]().write
-    binary = args.to == "parquet"
-    if args.output is None:
-        write(records, sys.stdout.buffer if binary else sys.stdout)
-        return 0
-    fresh = f"{args.output}.new-{os.getpid()}"
-    try:
-        with open(fresh, "wb") if binary else open(fresh, "w", encoding="utf-8", newline="") as stream:
-            count = write(records, stream)
-        os.replace(fresh, args.output)  # whole, or what was there stays
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(fresh)
-        raise
-    _say(f"{args.output}: {count} records")
+    count = _export.export(write, records, args.output, binary=args.to == "parquet")
+    if args.output is not None:
+        _say(f"{args.output}: {count} records")
+    left_out = sum(1 for _ in records()) - count
+    if left_out:
+        sys.stderr.write(f"threadsafe-timeout: {left_out} records are not in it: {args.to} has no form for them\n")
     return 0
 
 
