@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from threadsafe_timeout._tokens import CancelToken
     from threadsafe_timeout._workers import Crew
 
-__all__ = ["Outcome", "TaskFuture", "TaskOptions"]
+__all__ = ["Outcome", "TaskFuture", "TaskOptions", "current_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class TaskFuture(LightFuture):
     _insisting = False  # it has climbed the second
     _hurried = False  # somebody waited for it, in vain, and left: the next rung is the last
     _undo: list[Callable[[], object]] | None = None  # what to take back when it ends
+    _witnesses: tuple[Callable[[Outcome], object], ...] = ()  # called before it is settled while they are there
 
     def __init__(
         self,
@@ -263,6 +264,8 @@ class TaskFuture(LightFuture):
             self.finish_telling()
             return
         self._task_name()  # from the options, too
+        for witness in self._witnesses:
+            witness(outcome)
         hook, self._options = self._options.settle, _NO_OPTIONS  # once, whatever is thrown at this thread
         result, error = outcome.result, outcome.error
         if hook is not None:
@@ -278,6 +281,17 @@ class TaskFuture(LightFuture):
             self._state = FINISHED
             self._notify()
         self._invoke_callbacks()
+
+    def add_witness(self, witness: Callable[[Outcome], object]) -> None:
+        """If it is given up, or its worker dies, have `witness(outcome)` called before its future is done, in a thread
+        that is not stuck. It must not raise."""
+        with self._condition:
+            self._witnesses = (*self._witnesses, witness)
+
+    def remove_witness(self, witness: Callable[[Outcome], object]) -> None:
+        """It may be running, or about to."""
+        with self._condition:
+            self._witnesses = tuple(one for one in self._witnesses if one != witness)
 
     def release(self) -> None:
         """Let go of everything the call held."""
@@ -397,6 +411,16 @@ class TaskFuture(LightFuture):
             worker.thread.name if worker is not None else None, self.elapsed(),
             self._reason, where, stack, **more,
         )  # fmt: skip
+
+
+def current_task() -> TaskFuture | None:
+    """The pool's task that this thread runs, or whose context it inherited; None outside of one."""
+    scope = _scope.current_scope()
+    while scope is not None:
+        if isinstance(scope, _TaskScope):
+            return scope.task
+        scope = scope._parent
+    return None
 
 
 def _run_in_scope(scope: _TaskScope, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
