@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import DeadlineExceeded
 from threadsafe_timeout._task import Outcome, TaskOptions
+from threadsafe_timeout._text import shown
 from threadsafe_timeout._transparent import transparent
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def saved(
         try:
             writer.save(name, outcome.result if error is None else error, status)
         except Exception:
-            logger.exception("threadsafe-timeout: task %s was not saved; its future still gets its outcome", name)
+            told = shown(name)
+            logger.exception("threadsafe-timeout: task %s was not saved; its future still gets its outcome", told)
         if error is not None:
             raise error
         return outcome.result

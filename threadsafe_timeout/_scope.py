@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 from threadsafe_timeout import _clock, _timer
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._registration import Registration, run_all
+from threadsafe_timeout._text import shown
 
 if TYPE_CHECKING:
     from threadsafe_timeout._asyncio import TaskCancellation
@@ -388,7 +389,7 @@ class CancelScope:
     def __repr__(self) -> str:
         state = ("new", "active", "left")[self._state]
         if self._cancelled:
-            state += f", cancelled: {self._reason}"
+            state += f", cancelled: {shown(self._reason)}"
         name = f" {self.name!r}" if self.name else ""
         left = "" if self._deadline == math.inf else f", {self._deadline - _clock.monotonic():.3f} s left"
         return f"<{type(self).__name__.lstrip('_')}{name} {state}{left}>"

@@ -25,6 +25,7 @@ from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
 from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
 from threadsafe_timeout._future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
+from threadsafe_timeout._text import shown
 
 if TYPE_CHECKING:
     from threadsafe_timeout._tokens import CancelToken
@@ -396,7 +397,7 @@ class TaskFuture(LightFuture):
         event = self.event(kind)
         where = "" if event.where is None else " (at {}:{}, in {})".format(*event.where)
         name = describe(self._task_name(), event.key)
-        text = f"task {name} {what} ({event.reason}); it has run for {event.elapsed:.1f} s{where}"
+        text = f"task {name} {what} ({shown(event.reason)}); it has run for {event.elapsed:.1f} s{where}"
         if event.stack and kind != "overdue":
             text += f":\n{event.stack}"
         events.put(level, text, event)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._registration import run_all
+from threadsafe_timeout._text import shown
 
 __all__ = ["CancelSource", "CancelToken", "TokenRegistration"]
 
@@ -136,7 +137,7 @@ class CancelToken:
         return True
 
     def __repr__(self) -> str:
-        return f"<CancelToken {'cancelled: ' + self._reason if self._reason is not None else 'not cancelled'}>"
+        return f"<CancelToken {'cancelled: ' + shown(self._reason) if self._reason is not None else 'not cancelled'}>"
 
 
 def _pass_on(view: weakref.ref[CancelToken], token: CancelToken) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 
 from threadsafe_timeout import _clock, _exit, _scope, _timer
 from threadsafe_timeout._errors import PoolExhausted
-from threadsafe_timeout._events import Event, Events, describe
+from threadsafe_timeout._events import Event, Events, describe, name_of
 from threadsafe_timeout._future import LOGGER, PENDING
 from threadsafe_timeout._task import (
     Outcome,
@@ -41,6 +41,7 @@ from threadsafe_timeout._task import (
     pass_over,
     thread_position,
 )
+from threadsafe_timeout._text import shown
 from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = ["Crew", "Worker"]
@@ -187,7 +188,7 @@ class Crew:
         if problem is not None:  # without the lock, which a log handler may want
             logger.warning(
                 "threadsafe-timeout: pool %s could not start another thread; it goes on with %d",
-                self.prefix, self.takers(), exc_info=problem,
+                shown(self.prefix), self.takers(), exc_info=problem,
             )  # fmt: skip
 
     def takers(self) -> int:
@@ -211,7 +212,7 @@ class Crew:
         for worker in list(self.abandoned):
             if worker.stuck_in is not None and worker.thread.is_alive():
                 where, _ = thread_position(worker.thread.ident)
-                holders.append((describe(worker.stuck_in.task or "?", worker.stuck_in.key), where))
+                holders.append((name_of(worker.stuck_in.task or "?", worker.stuck_in.key), where))
         return PoolExhausted(self.prefix, len(holders), self.max_abandoned, tuple(holders))
 
     def _wake_one(self) -> None:
@@ -403,7 +404,7 @@ class Crew:
                 self._refill()
             # Before anybody can hear that it has left: who has left the pool has been told.
             self.events.put(
-                logging.ERROR, f"a worker of pool {self.prefix} died of {exc!r} and was replaced",
+                logging.ERROR, f"a worker of pool {shown(self.prefix)} died of {shown(repr(exc))} and was replaced",
                 Event("respawned", self.prefix, worker=worker.thread.name, error=exc),
             )  # fmt: skip
             self._gone.notify_all()
@@ -475,7 +476,7 @@ class Crew:
             self.events.put(
                 logging.WARNING,
                 f"task {describe(event.task or '', event.key)} was given up after {event.elapsed:.1f} s; its thread "
-                f"{event.worker} is stuck here and was replaced:\n{event.stack}", event,
+                f"{shown(event.worker)} is stuck here and was replaced:\n{event.stack}", event,
             )  # fmt: skip
             if exhausted:
                 error = self.exhausted_error()

@@ -20,6 +20,7 @@ from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _install, _interrupt, _settings
+from threadsafe_timeout._text import escaped
 
 __all__ = ["examine", "report"]
 
@@ -230,7 +231,7 @@ def report() -> str:
         value = "none" if setting["value"] is None else setting["value"]
         value = ", ".join(value) or "all" if isinstance(value, tuple) else value
         lines.append(f"    {name} = {value}".ljust(54) + f" {setting['source']}")
-    return "\n".join(lines)
+    return "\n".join(map(escaped, lines))
 
 
 def _lines_of(patch: dict[str, Any]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Any
 
+from threadsafe_timeout._text import shown
 from threadsafe_timeout.checkpoint import _disk, _format, _spill
 from threadsafe_timeout.checkpoint._errors import CheckpointCorrupt, CheckpointNotFound, CheckpointVersionError
 from threadsafe_timeout.checkpoint._format import Key
@@ -83,7 +84,7 @@ class Record:
 
     def __repr__(self) -> str:
         elapsed = "" if self.elapsed is None else f" elapsed={self.elapsed:.3g}s"
-        return f"<Record {self.key!r} {self.status} attempt={self.attempt}{elapsed} line={self.line}>"
+        return f"<Record {self.key!r} {shown(self.status)} attempt={self.attempt}{elapsed} line={self.line}>"
 
 
 class _Source:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from typing import Any
 
+from threadsafe_timeout._text import escaped, shown
 from threadsafe_timeout.checkpoint import _export
 from threadsafe_timeout.checkpoint._compare import compare
 from threadsafe_timeout.checkpoint._errors import CheckpointError
@@ -73,22 +74,25 @@ def run(args: argparse.Namespace) -> int:
     try:
         return function(args)
     except CheckpointError as error:
-        sys.stderr.write(f"threadsafe-timeout: {error}\n")
+        _complain(error)
         return 1
     except BrokenPipeError:  # | head
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        sys.stderr.write(f"threadsafe-timeout: {error}\n")
+        _complain(error)
         return 1
 
 
 def _say(text: str) -> None:
-    # What a task's key or error holds may not be printable, nor fit the terminal's encoding, nor be harmless to it.
-    safe = "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+    """One line on standard output."""
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(safe.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.write(escaped(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _complain(problem: object) -> None:
+    sys.stderr.write(f"threadsafe-timeout: {escaped(str(problem))}\n")
 
 
 def _moment(seconds: float | None) -> str:
@@ -111,10 +115,10 @@ def _show(args: argparse.Namespace) -> int:
     _say(f"{loaded.path}: run {loaded.run or '(unknown)'} begun {_moment(loaded.created)}, "
          f"{'ended' if loaded.ended else 'not ended'}")
     counts = loaded.counts()
-    width = max((len(status) for status in counts), default=0)
+    width = max((len(shown(status)) for status in counts), default=0)
     for status, count in counts.most_common():
         note = "  (in flight: no outcome was saved)" if status == "started" else ""
-        _say(f"  {status:{width}}  {count:>8}{note}")
+        _say(f"  {shown(status):{width}}  {count:>8}{note}")
     _say(f"  {'all':{max(width, 3)}}  {len(loaded):>8}")
     if loaded.torn is not None:
         _say(f"torn last line: {loaded.torn.length} bytes at byte {loaded.torn.byte}, never acknowledged")
@@ -131,7 +135,7 @@ def _show_slowest(loaded: Checkpoint, number: int) -> None:
     if slowest:
         _say("slowest:")
     for record in slowest:
-        _say(f"  {record.elapsed:10.3f} s  {record.status}  {record.key}  (attempt {record.attempt})")
+        _say(f"  {record.elapsed:10.3f} s  {shown(record.status)}  {shown(record.key)}  (attempt {record.attempt})")
 
 
 def _show_errors(loaded: Checkpoint, number: int) -> None:
@@ -139,12 +143,12 @@ def _show_errors(loaded: Checkpoint, number: int) -> None:
     found: dict[str, list[Record]] = {}
     for record in loaded.values():
         if record.status not in ("done", "started"):
-            found.setdefault(f"{record.status}: {_error_text(record)}", []).append(record)
+            found.setdefault(f"{shown(record.status)}: {_error_text(record)}", []).append(record)
     if found:
         _say("errors:")
     ranked = sorted(found.items(), key=lambda item: len(item[1]), reverse=True)
     for text, records in ranked[:number]:
-        _say(f"  {len(records):>8} × {text}  (first: {records[0].key})")
+        _say(f"  {len(records):>8} × {text}  (first: {shown(records[0].key)})")
     if len(ranked) > number:
         _say(f"  and {len(ranked) - number} other messages (-n {len(ranked)} shows them)")
 
@@ -201,7 +205,7 @@ def _export_records(args: argparse.Namespace) -> int:
         return (record for record in loaded.values() if not args.status or record.status in args.status)
 
     if args.output is not None and os.path.exists(args.output) and os.path.samefile(args.path, args.output):
-        sys.stderr.write(f"threadsafe-timeout: {args.output} is the checkpoint itself: give another file with -o\n")
+        _complain(f"{args.output} is the checkpoint itself: give another file with -o")
         return 2
     write = _export.FORMATS.get(args.to) or _export.foreign_formats()[args.to]().write
     count = _export.export(write, records, args.output, binary=args.to == "parquet")
@@ -209,7 +213,7 @@ def _export_records(args: argparse.Namespace) -> int:
         _say(f"{args.output}: {count} records")
     left_out = sum(1 for _ in records()) - count
     if left_out:
-        sys.stderr.write(f"threadsafe-timeout: {left_out} records are not in it: {args.to} has no form for them\n")
+        _complain(f"{left_out} records are not in it: {args.to} has no form for them")
     return 0
 
 
@@ -219,7 +223,7 @@ def _import_records(args: argparse.Namespace) -> int:
     try:
         finished = list(read(args.files, **given))  # all of it first: a bad file must not leave half an import
     except ValueError as error:
-        sys.stderr.write(f"threadsafe-timeout: {error}\n")
+        _complain(error)
         return 1
     known = set(load_checkpoint(args.path)) if os.path.exists(args.path) else set()
     counts = {"added": 0, "known": 0}
@@ -239,13 +243,13 @@ def _import_records(args: argparse.Namespace) -> int:
 def _diff(args: argparse.Namespace) -> int:
     found = compare(_load(args.a), _load(args.b))
     for key in found.only_a:
-        _say(f"- {key}")
+        _say(f"- {shown(key)}")
     for key in found.only_b:
-        _say(f"+ {key}")
+        _say(f"+ {shown(key)}")
     for key, (old, new) in found.status.items():
-        _say(f"! {key}: {old} → {new}")
+        _say(f"! {shown(key)}: {shown(old)} → {shown(new)}")
     for key in found.result:
-        _say(f"~ {key}: another result")
+        _say(f"~ {shown(key)}: another result")
     _say(f"{found.same} the same, {len(found.result)} with another result, {len(found.status)} with another status, "
          f"{len(found.only_a)} only in {args.a}, {len(found.only_b)} only in {args.b}")
     return 1 if found else 0
