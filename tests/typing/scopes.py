@@ -6,6 +6,7 @@ from threadsafe_timeout import (
     CancelScope,
     CancelSource,
     CancelToken,
+    Timer,
     check_cancelled,
     current_deadline,
     deadline,
@@ -47,6 +48,13 @@ async def coroutines() -> None:
     assert_type(await decorated_async(1), str)
     async with move_on_after(1) as scope:
         assert_type(scope, CancelScope)
+
+
+def timers() -> None:
+    timer = Timer(1.5, print, ["a"], {"end": ""})
+    assert_type(timer.is_alive(), bool)
+    timer.daemon = True
+    Timer("5m", print)  # type: ignore[arg-type]  # seconds
 
 
 def tokens(token: CancelToken) -> None:

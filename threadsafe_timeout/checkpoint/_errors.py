@@ -133,7 +133,8 @@ class CheckpointSaveError(CheckpointError, OSError):
     def __str__(self) -> str:
         return (
             f"{escaped(self.path)}: the record of {self.key!r} could not be saved: {self.problem}. It is kept in "
-            f"memory (this error's .result) and written with the next save that works: free some space, then save or close()"
+            f"memory (this error's .result) and written with the next save that works: free some space, then save or "
+            f"close()"
         )
 
 
