@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from threadsafe_timeout import _clock, _exit, _timer
-from threadsafe_timeout._scope import check_seconds
+from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._threads import DaemonThread
 
 __all__ = ["Timer"]
@@ -62,8 +62,7 @@ class Timer(threading.Timer):
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         _seconds(interval)
-        if not callable(function):
-            raise TypeError(f"function must be callable, got {function!r}")
+        check_callable("function", function)
         if args is not None and not isinstance(args, Iterable):
             raise TypeError(f"args must be the function's positional arguments, as a list or a tuple; got {args!r}")
         if kwargs is not None and not isinstance(kwargs, Mapping):
@@ -175,7 +174,7 @@ class Timer(threading.Timer):
 
 
 def _seconds(interval: float) -> float:
-    if isinstance(interval, (int, float)) and interval < 0:
+    if isinstance(interval, (int, float)) and interval < 0:  # no bool is
         return 0.0  # at once, as ever
     return check_seconds("interval", interval)
 

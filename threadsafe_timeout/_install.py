@@ -29,6 +29,7 @@ from typing import Any
 
 from threadsafe_timeout import _settings
 from threadsafe_timeout._errors import SettingError
+from threadsafe_timeout._text import nearest
 from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout._versions import in_range
 
@@ -213,7 +214,8 @@ def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
     unknown = sorted({name.lstrip("-+") for name in chosen} - known.keys())
     if unknown:
         names = ", ".join(sorted(known))
-        raise SettingError("patches", origin, f"there is no patch named {unknown[0]!r}; the patches are {names}")
+        problem = f"there is no patch named {unknown[0]!r}{nearest(unknown[0], known)}; the patches are {names}"
+        raise SettingError("patches", origin, problem)
     only = {name for name in chosen if not name.startswith(("-", "+"))}
     added = {name.removeprefix("+") for name in chosen if name.startswith("+")}
     return [e for name, e in known.items() if f"-{name}" not in chosen and (not only or name in only | added)]

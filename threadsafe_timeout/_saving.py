@@ -26,6 +26,8 @@ def saved(
 ) -> tuple[Callable[..., Any], TaskOptions]:
     """`fn` and `options` for one task that is saved under `key`, or under what `key` makes of its arguments."""
     name = key(*args, **kwargs) if callable(key) else key
+    if getattr(writer, "_key", None) is None and (isinstance(name, bool) or not isinstance(name, (str, int))):
+        raise TypeError(f"key= must give a str or an int to save the task under, not {name!r}")
 
     @transparent
     def run(*args: Any, **kwargs: Any) -> Any:

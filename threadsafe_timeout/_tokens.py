@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._registration import run_all
 from threadsafe_timeout._text import shown
 
@@ -89,6 +90,7 @@ class CancelToken:
 
         What it raises is logged. Keep the handle and `unregister()` it when the callback is no longer wanted.
         """
+        check_callable("callback", callback)
         registration = TokenRegistration(self, callback)
         with self._lock:
             if self._reason is None:
@@ -103,7 +105,7 @@ class CancelToken:
         A cooperative point: raises `Cancelled` when a scope around is cancelled first.
         """
         if timeout is not None:
-            _scope.check_seconds("timeout", timeout)
+            check_seconds("timeout", timeout)
         woken = threading.Lock()
         woken.acquire()
 

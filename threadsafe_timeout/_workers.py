@@ -30,7 +30,7 @@ from itertools import islice
 from typing import Any
 
 from threadsafe_timeout import _clock, _exit, _scope, _timer
-from threadsafe_timeout._errors import PoolExhausted
+from threadsafe_timeout._errors import DeadlineExceeded, PoolExhausted
 from threadsafe_timeout._events import Event, Events, describe, name_of
 from threadsafe_timeout._future import LOGGER, PENDING
 from threadsafe_timeout._task import (
@@ -55,7 +55,7 @@ class Worker:
 
     __slots__ = (
         "__weakref__", "abandoned", "completed", "crew", "failed", "first", "hand", "retire", "source", "stuck_in",
-        "stuck_scope", "thread", "wake",
+        "stuck_scope", "thread", "timed_out", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +68,7 @@ class Worker:
         self.wake.acquire()
         self.hand: deque[TaskFuture] = deque()  # the task it has taken, or none
         self.source = _drawn(crew.tasks)
-        self.completed = self.failed = 0  # written by its own thread
+        self.completed = self.failed = self.timed_out = 0  # written by its own thread; the last are of the failed
         self.abandoned = False  # guarded by crew.lock
         self.stuck_in: Event | None = None  # what it was abandoned in
         self.stuck_scope: _scope.CancelScope | None = None
@@ -110,6 +110,8 @@ class Worker:
                 self.completed += 1
             else:
                 self.failed += 1
+                if isinstance(error, DeadlineExceeded):
+                    self.timed_out += 1
             task = result = error = None  # an idle worker must not hold the last one
             hand.pop()
             task = crew.take(self) or crew.next_task(self)
@@ -157,7 +159,8 @@ class Crew:
         self.broken: str | None = None
         self._threads_named = 0
         self.submitted = self.completed = self.failed = self.cancelled = self.given_up = 0
-        self.late_outcomes = self.respawned = 0
+        self.timed_out = 0  # of the failed and the given up: those that ended with DeadlineExceeded
+        self.late_outcomes = self.respawned = self.replaced = 0
         _exit.crews.add(self)
 
     def _make_locks(self) -> None:
@@ -329,8 +332,8 @@ class Crew:
 
     def _take_counts(self, worker: Worker) -> None:
         """Those of a worker that does not count any more. The caller holds `lock`."""
-        self.completed, self.failed, worker.completed, worker.failed = (
-            self.completed + worker.completed, self.failed + worker.failed, 0, 0
+        self.completed, self.failed, self.timed_out, worker.completed, worker.failed, worker.timed_out = (
+            self.completed + worker.completed, self.failed + worker.failed, self.timed_out + worker.timed_out, 0, 0, 0
         )  # fmt: skip
 
     def initialize(self) -> bool:
@@ -444,6 +447,7 @@ class Crew:
         try:
             if (self.tasks and not self.takers()) or not (worker.abandoned or worker.retire or self.closed):
                 self._start_worker(first)
+                self.replaced += 1
             elif first is not None:
                 self._start_worker(first, retire=True)
         except RuntimeError:
@@ -469,6 +473,7 @@ class Crew:
             worker.abandoned = True
             worker.stuck_in, worker.stuck_scope = event, scope
             self.given_up += 1
+            self.timed_out += 1
             worker.hand.clear()
             self._owe(task, outcome)
             exhausted = self.abandoned_alive() > self.max_abandoned
@@ -507,6 +512,7 @@ class Crew:
             self._start_worker(settle_owed, retire=exhausted)
         except RuntimeError:
             return False
+        self.replaced += not exhausted
         return True
 
     def _is_settled_soon(self) -> bool:
@@ -520,6 +526,7 @@ class Crew:
             if not task.claim(PENDING):
                 return
             self.failed += 1
+            self.timed_out += isinstance(error, DeadlineExceeded)
             self._owe(task, Outcome(error=error))
             if self._is_settled_soon():
                 return
@@ -643,6 +650,8 @@ class Crew:
                 "abandoned_alive": self.abandoned_alive(),
                 "late": self.late_outcomes,
                 "respawned": self.respawned,
+                "timed_out": self.timed_out + sum(worker.timed_out for worker in self.workers),
+                "replaced": self.replaced,
             }
 
     def after_fork_in_child(self) -> None:
