@@ -29,10 +29,10 @@ def escaped(line: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
-def nearest(word: object, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str], *, like: float = 0.6) -> str:
     """`"; did you mean 'x'?"` for the one of `known` that `word` was meant to be, most likely; else nothing."""
     import difflib
 
     by_form = {name.lower().replace("-", "_"): name for name in known}
-    found = difflib.get_close_matches(str(word).strip().lower().replace("-", "_"), by_form, n=1)
+    found = difflib.get_close_matches(str(word).strip().lower().replace("-", "_"), by_form, n=1, cutoff=like)
     return f"; did you mean {by_form[found[0]]!r}?" if found else ""

@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+NO_JOURNAL = "this is not a threadsafe-timeout checkpoint: there is no record in it"
+
+
 class CheckpointError(ThreadsafeTimeoutError):
     """Root of everything the checkpoint package raises on purpose."""
 
@@ -38,10 +41,11 @@ class CheckpointCorrupt(CheckpointError, ValueError):
     """The journal is damaged before its last line. `line` counts from 1, `byte` from 0 (the start of the damage)."""
 
     def __init__(self, path: str, line: int, byte: int, reason: str) -> None:
-        super().__init__(
-            f"{escaped(path)}: line {line}, byte {byte}: {reason}. Every other record is still intact: "
+        advice = "Give another path" if reason == NO_JOURNAL else (
+            "Every other record is still intact: "
             f"run  threadsafe-timeout checkpoint repair {escaped(path)}  to keep them (the damaged file is kept aside)"
-        )
+        )  # fmt: skip
+        super().__init__(f"{escaped(path)}: line {line}, byte {byte}: {reason}. {advice}")
         self.path = path
         self.line = line
         self.byte = byte

@@ -17,7 +17,7 @@ from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout.checkpoint._fingerprint import task_fingerprint
 from threadsafe_timeout.checkpoint._format import Key
 from threadsafe_timeout.checkpoint._records import Record, types_by_name
-from threadsafe_timeout.checkpoint._run import Resume, open_run
+from threadsafe_timeout.checkpoint._run import Resume, check_retry, open_run
 from threadsafe_timeout.checkpoint._values import RecordedError
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
 
@@ -64,6 +64,10 @@ def checkpointed(
             f"@checkpointed needs the path of its journal, as in @checkpointed('results.jsonl'); it got {path!r}"
         )
     known = types_by_name(types)
+    check_retry(retry)
+    CheckpointWriter.check(mode, lock_timeout, key, default)
+    if resume not in ("unfinished", "always", "never"):
+        raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}")
 
     def decorate(function: Callable[P, R]) -> CheckpointedFunction[P, R]:
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):

@@ -146,6 +146,10 @@ class Checkpoint(Mapping[Key, Record]):
 
 
 def types_by_name(types: Iterable[type]) -> _Types:
+    types = list(types)
+    for one in types:
+        if not isinstance(one, type):
+            raise TypeError(f"types are the classes that results may hold; {one!r} is not a class")
     return {class_name(cls): cls for cls in types}
 
 
@@ -176,7 +180,7 @@ def iter_records(path: str | os.PathLike[str], *, types: Iterable[type] = ()) ->
     Raises `CheckpointCorrupt` at the first damage that is not a torn last line; what came before has been yielded.
     Spill files are not read: see `load_checkpoint`.
     """
-    name, known = os.fspath(path), types_by_name(types)
+    name, known = os.fsdecode(path), types_by_name(types)
     with open_journal(name) as stream:
         for line, fields in _events(name, stream, []):
             if "key" in fields:
@@ -194,7 +198,7 @@ def load_checkpoint(
     `CheckpointVersionError` for what is not a journal. Records a full disk sent to spill files are included.
     `progress` is told how many bytes were read since it was last told.
     """
-    name, known, torn = os.path.realpath(os.fspath(path)), types_by_name(types), list[Damage]()
+    name, known, torn = os.path.realpath(os.fsdecode(path)), types_by_name(types), list[Damage]()
     spills = _spill.find(name)
     with ExitStack() as stack:
         loaded: Checkpoint | None = None

@@ -20,13 +20,15 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from typing import Any
 
-from threadsafe_timeout._text import escaped, shown
+from threadsafe_timeout._checks import check_seconds, in_seconds
+from threadsafe_timeout._text import escaped, nearest, shown
 from threadsafe_timeout.checkpoint import _export
 from threadsafe_timeout.checkpoint._compare import compare
 from threadsafe_timeout.checkpoint._errors import CheckpointError
 from threadsafe_timeout.checkpoint._progress import progress_bar
 from threadsafe_timeout.checkpoint._records import Checkpoint, Record, load_checkpoint
 from threadsafe_timeout.checkpoint._repair import compact, repair, verify
+from threadsafe_timeout.checkpoint._run import STATUSES
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -44,15 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             made.add_argument("path", help="the checkpoint")
         return made
 
-    shown = action("show", _show, "counts by status, the slowest tasks, the errors")
-    shown.add_argument("-n", "--number", type=int, default=5, help="how many of the slowest and of the errors (5)")
+    show = action("show", _show, "counts by status, the slowest tasks, the errors")
+    show.add_argument("-n", "--number", type=_whole, default=5, help="how many of the slowest and of the errors (5)")
     action("verify", _verify, "check every line; exit status 1 if there is damage")
     for name, function, text in (
         ("repair", _repair, "keep every intact record; the damaged file is kept aside"),
         ("compact", _compact, "one line per key: its last outcome"),
     ):
         mended = action(name, function, text)
-        mended.add_argument("--lock-timeout", type=float, default=30.0, metavar="SECONDS",
+        mended.add_argument("--lock-timeout", type=_seconds, default=30.0, metavar="SECONDS",
                             help="how long to wait for a process that is writing (30)")
     formats = sorted({*_export.FORMATS, *_export.foreign_formats()})
     exported = action("export", _export_records, "write the last record of each key in another format")
@@ -67,6 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compared = action("diff", _diff, "keys, statuses and results that differ; exit status 1 if any do")
     compared.add_argument("a")
     compared.add_argument("b")
+
+
+def _seconds(text: str) -> float:
+    try:
+        return check_seconds("it", text)
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds >= 0{in_seconds(text)}") from None
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 0")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,9 +116,12 @@ def _moment(seconds: float | None) -> str:
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
 def _load(path: str) -> Checkpoint:
-    size = os.path.getsize(path) if os.path.exists(path) else 0
-    with progress_bar(f"reading {path}", size) as advance:
+    with progress_bar(f"reading {path}", _size(path)) as advance:
         return load_checkpoint(path, progress=advance)
 
 
@@ -112,6 +130,9 @@ def _load(path: str) -> Checkpoint:
 
 def _show(args: argparse.Namespace) -> int:
     loaded = _load(args.path)
+    if loaded.run is None and not loaded:
+        _complain(f"{args.path}: there is not one record in it: it is empty, or no checkpoint")
+        return 1
     _say(f"{loaded.path}: run {loaded.run or '(unknown)'} begun {_moment(loaded.created)}, "
          f"{'ended' if loaded.ended else 'not ended'}")
     counts = loaded.counts()
@@ -169,7 +190,7 @@ def _error_text(record: Record) -> str:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    with progress_bar(f"checking {args.path}", os.path.getsize(args.path)) as advance:
+    with progress_bar(f"checking {args.path}", _size(args.path)) as advance:
         found = verify(args.path, advance)
     for item in found.damage:
         what = "forgiven" if item.torn else "damage"
@@ -180,7 +201,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _repair(args: argparse.Namespace) -> int:
-    with progress_bar(f"repairing {args.path}", os.path.getsize(args.path)) as advance:
+    with progress_bar(f"repairing {args.path}", _size(args.path)) as advance:
         done = repair(args.path, lock_timeout=args.lock_timeout, progress=advance)
     for item in done.damage:
         _say(f"left out: line {item.line}, byte {item.byte}: {item.reason} ({item.length} bytes)")
@@ -192,7 +213,7 @@ def _repair(args: argparse.Namespace) -> int:
 
 
 def _compact(args: argparse.Namespace) -> int:
-    with progress_bar(f"compacting {args.path}", os.path.getsize(args.path)) as advance:
+    with progress_bar(f"compacting {args.path}", _size(args.path)) as advance:
         done = compact(args.path, lock_timeout=args.lock_timeout, progress=advance)
     _say(f"{args.path}: {done.lines_before} → {done.lines_after} lines, {done.bytes_before} → {done.bytes_after} bytes")
     return 0
@@ -200,6 +221,12 @@ def _compact(args: argparse.Namespace) -> int:
 
 def _export_records(args: argparse.Namespace) -> int:
     loaded = _load(args.path)
+    for status in args.status or ():
+        there = loaded.counts()
+        if status not in there and status not in STATUSES:
+            words = ", ".join(map(shown, there)) or "none"
+            _complain(f"no record has the status {status!r}{nearest(status, [*there, *STATUSES])}; there are: {words}")
+            return 2
 
     def records() -> Iterator[Record]:
         return (record for record in loaded.values() if not args.status or record.status in args.status)
@@ -218,6 +245,10 @@ def _export_records(args: argparse.Namespace) -> int:
 
 
 def _import_records(args: argparse.Namespace) -> int:
+    wrong = [item for item in args.given if "=" not in item]
+    if wrong:
+        _complain(f"--set takes FIELD=VALUE, not {wrong[0]!r}")
+        return 2
     given = dict(item.partition("=")[::2] for item in args.given)
     read = _export.foreign_formats()[args.source]().read
     try:
