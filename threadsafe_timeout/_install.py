@@ -249,6 +249,7 @@ def install(**given: Any) -> None:
     """
     global _active
     new, origin = _settings.load(given)
+    _check_checkpoint(new, origin)
     with _lock:
         if _active is not None:
             if new.patches:
@@ -268,6 +269,21 @@ def install(**given: Any) -> None:
         _watch_main(patching)
         patching.rebind()
         patching.in_place = True
+
+
+def _check_checkpoint(new: _settings.Settings, origin: dict[str, str]) -> None:
+    """Say now that what somebody has set cannot be written. (The default is used by few programs: those say so.)"""
+    if new.checkpoint is None or origin["checkpoint"] == "default":
+        return
+    from threadsafe_timeout._files import why_not_creatable
+
+    path = new.checkpoint.replace("<runner>", "runner")
+    problem = why_not_creatable(path)
+    if problem is not None:
+        raise SettingError(
+            "checkpoint", origin["checkpoint"],
+            f"{new.checkpoint!r} cannot be written: {problem}; give another path, or off to save nothing",
+        )  # fmt: skip
 
 
 def uninstall() -> None:
