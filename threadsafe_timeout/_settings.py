@@ -166,7 +166,7 @@ def _from_pyproject(path: Path) -> list[tuple[str, Any, str]]:
     except OSError:
         return []
     named = b"threadsafe-timeout" in content
-    if not named and b"threadsafe_timeout" not in content.lower():
+    if not named and b"threadsafe-timeout" not in content.lower().replace(b"_", b"-"):
         return []  # saves most programs the TOML parser, and its complaints about what is somebody else's
     import tomllib
 
