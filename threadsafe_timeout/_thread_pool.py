@@ -44,7 +44,7 @@ class ThreadPool(stock.ThreadPool):
     """
 
     __module__ = "multiprocessing.pool"  # in its repr, where programs and logs know it from
-    _state = stock.INIT  # type: ignore[attr-defined]  # private; what the finaliser asks of one that was refused
+    _state = stock.INIT  # what the finaliser asks of one that was refused
 
     def __init__(
         self,
