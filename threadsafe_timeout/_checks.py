@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
-from datetime import timedelta
 from typing import Any
 
 __all__ = ["check_callable", "check_instant", "check_seconds", "check_wait", "check_whole", "in_seconds"]
 
+_HUGE = 1 << 62  # an int from here on may be more than a float takes
 _NUMBERS = frozenset({float, int})
 
 
 def check_seconds(parameter: str, value: Any) -> float:
     """A duration: a number that is not negative and not NaN. Raises TypeError or ValueError, naming `parameter`."""
-    number = _number(parameter, value)
+    kind = type(value)
+    number = float(value) if kind is float or (kind is int and value < _HUGE) else _number(parameter, value)
     if not number >= 0:
         raise ValueError(f"{parameter} must be a number of seconds >= 0, got {value!r}")
     return number
@@ -55,15 +56,12 @@ def check_callable(parameter: str, value: Any) -> None:
 
 
 def _number(parameter: str, value: Any) -> float:
-    kind = type(value)
-    if kind is float or kind is int:
-        return float(value)
     try:
         if isinstance(value, bool):
             raise TypeError
         number: float = float(value)
         return number
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{parameter} must be a number of seconds, got {value!r}{in_seconds(value)}") from None
 
 
@@ -72,8 +70,9 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def in_seconds(value: object) -> str:
     """`"; 5m is 300"` for what says a duration in another way; else nothing."""
-    if isinstance(value, timedelta):
-        return f"; its total_seconds() are {value.total_seconds():g}"
+    total = getattr(value, "total_seconds", None)  # of a timedelta, which need not be imported for this
+    if callable(total):
+        return f"; its total_seconds() are {total():g}"
     if callable(value):
         return "; as a decorator it is written with its seconds, as in @deadline(30)"
     if not isinstance(value, str):
@@ -84,6 +83,6 @@ def in_seconds(value: object) -> str:
     parts = r"(\d+(?:\.\d+)?)\s*(ms|msec|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)\s*"
     if not re.fullmatch(f"(?:{parts})+", text):
         return ""
-    total = sum(float(number) * _UNITS["ms" if unit.startswith(("ms", "mil")) else unit[0]]
+    found = sum(float(number) * _UNITS["ms" if unit.startswith(("ms", "mil")) else unit[0]]
                 for number, unit in re.findall(parts, text))  # fmt: skip
-    return f"; {value.strip()} is {total:g}"
+    return f"; {value.strip()} is {found:g}"

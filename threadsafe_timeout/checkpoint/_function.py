@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -120,7 +121,8 @@ class _Call:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: object) -> None:
         if self._task is not None:
             self._task.remove_witness(self._given_up)
-        with _scope.shield(_SAVING):  # of a scope that is cancelled: the record is to be on disk all the same
+        # In a scope that is cancelled the record is to be on disk all the same.
+        with _scope.shield(_SAVING) if _scope.current_scope() is not None else contextlib.nullcontext():
             if exc is None:
                 self.line = self._save(self.result, "done")
             elif isinstance(exc, Cancelled):
