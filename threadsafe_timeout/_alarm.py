@@ -39,6 +39,7 @@ from threadsafe_timeout._clean_up import NOBODY
 from threadsafe_timeout._codemap import code_map
 from threadsafe_timeout._frames import current_frames, frames_of_others
 from threadsafe_timeout._scope import _ACTIVE, _DONE, CancelScope, _current
+from threadsafe_timeout._text import shown
 
 __all__ = ["Alarm", "Handler", "off_main_thread", "unset_all"]
 
@@ -242,7 +243,7 @@ class Alarm(CancelScope):
         _logger.warning(
             "threadsafe-timeout: an alarm of thread %s went off and %s; call signal.alarm(0) when what it was for is "
             "done, before the old handler is put back",
-            name, what, extra={"event": "alarm"},
+            shown(name), what, extra={"event": "alarm"},
         )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from threadsafe_timeout import _settings
 from threadsafe_timeout._errors import SettingError
+from threadsafe_timeout._text import nearest
 from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout._versions import in_range
 
@@ -213,7 +214,8 @@ def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
     unknown = sorted({name.lstrip("-+") for name in chosen} - known.keys())
     if unknown:
         names = ", ".join(sorted(known))
-        raise SettingError("patches", origin, f"there is no patch named {unknown[0]!r}; the patches are {names}")
+        problem = f"there is no patch named {unknown[0]!r}{nearest(unknown[0], known)}; the patches are {names}"
+        raise SettingError("patches", origin, problem)
     only = {name for name in chosen if not name.startswith(("-", "+"))}
     added = {name.removeprefix("+") for name in chosen if name.startswith("+")}
     return [e for name, e in known.items() if f"-{name}" not in chosen and (not only or name in only | added)]
@@ -247,6 +249,7 @@ def install(**given: Any) -> None:
     """
     global _active
     new, origin = _settings.load(given)
+    _check_checkpoint(new, origin)
     with _lock:
         if _active is not None:
             if new.patches:
@@ -266,6 +269,21 @@ def install(**given: Any) -> None:
         _watch_main(patching)
         patching.rebind()
         patching.in_place = True
+
+
+def _check_checkpoint(new: _settings.Settings, origin: dict[str, str]) -> None:
+    """Say now that what somebody has set cannot be written. (The default is used by few programs: those say so.)"""
+    if new.checkpoint is None or origin["checkpoint"] == "default":
+        return
+    from threadsafe_timeout._files import why_not_creatable
+
+    path = new.checkpoint.replace("<runner>", "runner")
+    problem = why_not_creatable(path)
+    if problem is not None:
+        raise SettingError(
+            "checkpoint", origin["checkpoint"],
+            f"{new.checkpoint!r} cannot be written: {problem}; give another path, or off to save nothing",
+        )  # fmt: skip
 
 
 def uninstall() -> None:

@@ -30,12 +30,13 @@ from threadsafe_timeout._events import Event, EventKind, describe
 from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
 from threadsafe_timeout._future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 from threadsafe_timeout._names import name_of
+from threadsafe_timeout._text import shown
 
 if TYPE_CHECKING:
     from threadsafe_timeout._tokens import CancelToken
     from threadsafe_timeout._workers import Crew
 
-__all__ = ["Outcome", "TaskFuture", "TaskOptions"]
+__all__ = ["Outcome", "TaskFuture", "TaskOptions", "current_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ class TaskFuture(LightFuture):
     _bereft = False  # processes that it had started were ended while it ran: what it returns may lack a part
     _hurried = False  # somebody waited for it, in vain, and left: the next rung is the last
     _undo: list[Callable[[], object]] | None = None  # what to take back when it ends
+    _witnesses: tuple[Callable[[Outcome], object], ...] = ()  # called before it is settled while they are there
 
     def __init__(
         self,
@@ -314,6 +316,8 @@ class TaskFuture(LightFuture):
             self.finish_telling()
             return
         self._task_name()  # from the options, too
+        for witness in self._witnesses:
+            witness(outcome)
         hook, self._options = self._options.settle, _NO_OPTIONS  # once, whatever is thrown at this thread
         result, error = outcome.result, outcome.error
         if hook is not None:
@@ -329,6 +333,17 @@ class TaskFuture(LightFuture):
             self._state = FINISHED
             self._notify()
         self._invoke_callbacks()
+
+    def add_witness(self, witness: Callable[[Outcome], object]) -> None:
+        """If it is given up, or its worker dies, have `witness(outcome)` called before its future is done, in a thread
+        that is not stuck. It must not raise."""
+        with self._condition:
+            self._witnesses = (*self._witnesses, witness)
+
+    def remove_witness(self, witness: Callable[[Outcome], object]) -> None:
+        """It may be running, or about to."""
+        with self._condition:
+            self._witnesses = tuple(one for one in self._witnesses if one != witness)
 
     def release(self) -> None:
         """Let go of everything the call held."""
@@ -493,7 +508,7 @@ class TaskFuture(LightFuture):
         event = self.event(kind)
         where = "" if event.where is None else " (at {}:{}, in {})".format(*event.where)
         name = describe(self._task_name(), event.key)
-        text = f"task {name} {what} ({event.reason}); it has run for {event.elapsed:.1f} s{where}"
+        text = f"task {name} {what} ({shown(event.reason)}); it has run for {event.elapsed:.1f} s{where}"
         if event.stack and kind != "overdue":
             text += f":\n{event.stack}"
         events.put(level, text, event)
@@ -508,6 +523,16 @@ class TaskFuture(LightFuture):
             worker.thread.name if worker is not None else None, self.elapsed(),
             self._reason, where, stack, **more,
         )  # fmt: skip
+
+
+def current_task() -> TaskFuture | None:
+    """The pool's task that this thread runs, or whose context it inherited; None outside of one."""
+    scope = _scope.current_scope()
+    while scope is not None:
+        if isinstance(scope, _TaskScope):
+            return scope.task
+        scope = scope._parent
+    return None
 
 
 def _run_in_scope(scope: _TaskScope, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -20,6 +20,8 @@ from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _install, _interrupt, _settings
+from threadsafe_timeout._files import why_not_creatable
+from threadsafe_timeout._text import escaped
 
 __all__ = ["examine", "report"]
 
@@ -29,6 +31,8 @@ _DEEPEST = 5  # references: a container in a container in a container of somebod
 
 def examine() -> dict[str, Any]:
     """What is in force, as JSON would have it: `version`, `python`, `interrupt`, `patches`, `not_rebound`, `settings`.
+
+    A `checkpoint` that will not be written is None, with the `problem`.
 
     Each of `patches` has a `state`: `applied`, `partly applied`, `waiting` (none of its modules is imported yet), `not
     installed`, `out of range`, `failed`, `left out` (by the setting named in `detail`), or `off` (before `install()`).
@@ -47,10 +51,20 @@ def examine() -> dict[str, Any]:
         "patches": [_patch(name, patching) for name in _install.known_patches()],
         "not_rebound": [] if patching is None else list(_not_rebound(patching)),
         "settings": {
-            name: {"value": getattr(settings, name), "source": sources.get(name, "default")}
+            name: _setting(name, getattr(settings, name), sources.get(name, "default"), patching)
             for name in settings.__dataclass_fields__
         },
     }
+
+
+def _setting(name: str, value: Any, source: str, patching: _install.Patching | None) -> dict[str, Any]:
+    if name == "checkpoint" and value is not None and patching is not None:
+        problem = "the patch legacy_runner, which writes it, is left out"
+        if "legacy_runner" in patching.patches:
+            problem = why_not_creatable(value.replace("<runner>", "runner")) or ""
+        if problem:  # nobody is to look for a file that is not written
+            return {"value": None, "source": source, "problem": problem}
+    return {"value": value, "source": source}
 
 
 def _patch(name: str, patching: _install.Patching | None) -> dict[str, Any]:
@@ -229,8 +243,9 @@ def report() -> str:
     for name, setting in found["settings"].items():
         value = "none" if setting["value"] is None else setting["value"]
         value = ", ".join(value) or "all" if isinstance(value, tuple) else value
-        lines.append(f"    {name} = {value}".ljust(54) + f" {setting['source']}")
-    return "\n".join(lines)
+        why = f": nothing is saved: {setting['problem']}" if "problem" in setting else ""
+        lines.append(f"    {name} = {value}".ljust(54) + f" {setting['source']}{why}")
+    return "\n".join(map(escaped, lines))
 
 
 def _lines_of(patch: dict[str, Any]) -> Iterator[str]:

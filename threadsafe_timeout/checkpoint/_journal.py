@@ -51,7 +51,10 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], *, config: object, durable: bool) -> None:
         # Resolved once: a later chdir must not move it, and replacing a symbolic link would part it from its lock.
-        self.path = os.path.realpath(os.fspath(path))
+        self.path = os.path.realpath(os.fsdecode(path))
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # before anything is made beside it
+            number = errno.EISDIR if os.path.isdir(self.path) else errno.EINVAL
+            raise CheckpointUnavailable(self.path, "open the checkpoint for writing", number, _ADVICE[number])
         self.durable = durable
         self.config = config_hash(config)
         self._config_fields = field_hashes(config)

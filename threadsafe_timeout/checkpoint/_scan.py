@@ -6,12 +6,17 @@ A last line that is whole and only lacks its newline is a record like any other.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, Any
 
 from threadsafe_timeout.checkpoint import _format
 from threadsafe_timeout.checkpoint._errors import (
+    NO_JOURNAL,
     CheckpointCorrupt,
     CheckpointNotFound,
     CheckpointUnavailable,
@@ -19,6 +24,9 @@ from threadsafe_timeout.checkpoint._errors import (
 )
 
 __all__ = ["Damage", "Line", "intact_lines", "open_journal", "read_header", "scan"]
+
+
+_MANY = 100  # damaged places, from the beginning on, without one record between them: it was never a journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +52,19 @@ class Damage:
 def open_journal(path: str) -> IO[bytes]:
     """Open for reading; a missing or unreadable file is a `CheckpointUnavailable` that says what to do."""
     try:
+        # Before it is opened, which would wait for the other end of a pipe. And nobody must ever put a compacted
+        # journal in the place of a device.
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            raise CheckpointUnavailable(path, "read the checkpoint", errno.EINVAL, "Give the path of a regular file")
         return open(path, "rb", buffering=1 << 20)
+    except CheckpointUnavailable:
+        raise
     except FileNotFoundError as error:
         advice = "Check the path, and that an earlier run wrote a checkpoint there"
         raise CheckpointNotFound(path, "read the checkpoint", error.errno, advice) from error
     except OSError as error:
-        raise CheckpointUnavailable(path, "read the checkpoint", error.errno) from error
+        advice = "Give the path of a file" if error.errno == errno.EISDIR else ""
+        raise CheckpointUnavailable(path, "read the checkpoint", error.errno, advice) from error
 
 
 def scan(stream: IO[bytes]) -> Iterator[Line | Damage]:
@@ -98,10 +113,13 @@ def _damage(number: int, offset: int, raw: bytes, start: int, end: int) -> Damag
 
 def intact_lines(path: str, stream: IO[bytes], torn: list[Damage] | None = None) -> Iterator[Line]:
     """The intact lines of a journal. A torn last line goes to `torn`; other damage raises `CheckpointCorrupt`."""
-    for item in scan(stream):
+    items = scan(stream)
+    for item in items:
         if isinstance(item, Line):
             yield item
         elif not item.torn:
+            if item.line == 1 and not any(isinstance(other, Line) for other in islice(items, _MANY)):
+                raise CheckpointCorrupt(path, item.line, item.byte, NO_JOURNAL)
             raise CheckpointCorrupt(path, item.line, item.byte, item.reason)
         elif torn is not None:
             torn.append(item)
