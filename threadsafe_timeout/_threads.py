@@ -92,7 +92,9 @@ class DaemonThread(threading.Thread):
         """What `start` has the new thread call. The interpreter lets go of it, in C, when the thread has ended;
         arguments and attributes of a thread stay if something strikes before its `run`."""
         begin = functools.partial(super()._bootstrap)  # type: ignore[misc]  # not in typeshed
-        begin.__dict__["last"], self._last = self._last, None
+        # A debugger that sees a thread begin asks, as of the bound method that this stands for, whose it is.
+        begin.__dict__.update(last=self._last, __self__=self, __module__=threading.__name__, __name__="_bootstrap")
+        self._last = None
         return begin
 
     def start(self) -> None:
