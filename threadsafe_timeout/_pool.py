@@ -6,6 +6,7 @@ An instance of the standard class (asyncio insists on that), on its own queue an
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from threadsafe_timeout import _clock, _exit, _scope
+from threadsafe_timeout import _clock, _exit, _program, _scope
 from threadsafe_timeout._health import PoolHealth, health_of
 from threadsafe_timeout._scope import check_seconds
 from threadsafe_timeout._settings import settings
@@ -76,6 +77,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        _program.look(sys._getframe(1))
         chosen = settings()
         if task_timeout is None:
             task_timeout = chosen.task_timeout

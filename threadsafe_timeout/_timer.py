@@ -33,7 +33,7 @@ from itertools import compress, count
 from operator import itemgetter
 from typing import Any, Protocol
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout import _clock, _finder
 from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = [
@@ -116,6 +116,7 @@ def watch(watched: Watched, when: float) -> None:
 def attend(when: float) -> None:
     """The slow half of `watch`."""
     global _problem, _told
+    _finder.glance()  # a scope that begins: a moment at which what came in unseen is patched in time
     with lock:
         _sort_in()
         if when < wake_at:

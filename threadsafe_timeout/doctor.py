@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _install, _interrupt, _settings
+from threadsafe_timeout import _finder, _install, _interrupt, _settings
 
 __all__ = ["examine", "report"]
 
@@ -30,12 +30,14 @@ _DEEPEST = 5  # references: a container in a container in a container of somebod
 def examine() -> dict[str, Any]:
     """What is in force, as JSON would have it: `version`, `python`, `interrupt`, `patches`, `not_rebound`, `settings`.
 
-    Each of `patches` has a `state`: `applied`, `partly applied`, `waiting` (none of its modules is imported yet), `not
+    Modules that came in unseen are patched first. Each of `patches` has a `state`: `applied`, `partly applied`,
+    `waiting` (none of its modules is imported yet, or is still being imported, or is lazy and was not used yet), `not
     installed`, `out of range`, `failed`, `left out` (by the setting named in `detail`), or `off` (before `install()`).
     `not_rebound` says where in this process functions that were replaced are still used: names that were imported
     before `install()` to where nobody can replace them (a default argument, a class, a container). Looking for those
     walks all objects of the process (tens of milliseconds).
     """
+    _finder.look()
     patching = _install.installed()
     settings, sources = _settings.settings(), _settings.sources()
     support = _interrupt.support()
@@ -93,6 +95,8 @@ def _module(patch: str, name: str, patching: _install.Patching) -> dict[str, Any
         state, detail = problem.kind, problem.detail
     elif (patch, name) in patching.applied:
         state, detail = "applied", ""
+    elif name in sys.modules:
+        state, detail = "waiting", "it is still being imported, or is lazy and was not used yet"
     else:
         state, detail = ("waiting" if _is_installed(name) else "not installed"), ""
     return {"name": name, "state": state, "detail": detail, "version": version_of(name)}
@@ -193,7 +197,7 @@ def _name_of(referrer: Any, thing: object) -> str | None:
     if isinstance(referrer, dict):
         module = referrer.get("__name__")
         # (What is there need not be a module: some put an object in their place.)
-        if not isinstance(module, str) or getattr(sys.modules.get(module), "__dict__", {}) is not referrer:
+        if not isinstance(module, str) or _finder.namespace_of(sys.modules.get(module)) is not referrer:
             return None
         names = [key for key, value in referrer.items() if value is thing]
         return f"{module}.{names[0]}" if names else f"{module}, in a container"
