@@ -25,10 +25,9 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, v
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _finder, _settings
+from threadsafe_timeout import _finder, _settings, _surroundings
 from threadsafe_timeout._errors import SettingError
 from threadsafe_timeout._program import watch_program
-from threadsafe_timeout._surroundings import in_main_interpreter
 from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout._versions import in_range
 
@@ -205,7 +204,8 @@ def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> No
             continue
         for key, value in list(namespace.items()):
             renamed = now.get(id(value))
-            if renamed is not None:
+            # Who defines something needs it as it is. (A module may have two names.)
+            if renamed is not None and getattr(value, "__module__", None) != namespace.get("__name__", name):
                 namespace[key] = renamed[1]
 
 
@@ -226,11 +226,30 @@ def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
 
 
 def _arrived(module: ModuleType, name: str, *, anew: bool) -> None:
+    if _surroundings.copied_by_eventlet():
+        return
+    with _lock:
+        if _active is None:
+            return
+        if name in _surroundings.MONKEYS:
+            _surroundings.watch_monkey(module, _active, _make_way)
+        _active.imported(module, name, anew=anew)
+        if _active.in_place:
+            _active.rebind()
+
+
+def _make_way(other: str) -> None:
+    """Another tool is about to replace what is patched."""
     with _lock:
         if _active is not None:
-            _active.imported(module, name, anew=anew)
-            if _active.in_place:
-                _active.rebind()
+            uninstall()
+            _tell(_surroundings.because_of(other))
+
+
+def _tell(why: str) -> None:
+    logger.warning(
+        "threadsafe-timeout: nothing is patched, and no call has a deadline: %s", why, extra={"event": "patch"}
+    )
 
 
 def install(**given: Any) -> None:
@@ -238,7 +257,8 @@ def install(**given: Any) -> None:
 
     Keyword arguments are settings (see `Settings`); they win over the environment and pyproject.toml. Calling it again
     changes the settings. Raises SettingError for an unknown setting or a bad value, naming the source; nothing is
-    patched then.
+    patched then. Nor is it, and a warning says so, in a process that gevent or eventlet has monkey-patched, and in a
+    sub-interpreter; if they do that later, what was patched is taken back.
     """
     global _active
     new, origin = _settings.load(given)
@@ -249,8 +269,9 @@ def install(**given: Any) -> None:
             _settings.set_settings(new, origin)
             return
         wanted = _wanted(new.patches, origin["patches"])
-        if not in_main_interpreter():
-            logger.warning("threadsafe-timeout: nothing is patched in this sub-interpreter: only in the main one")
+        why_not = _surroundings.why_not()
+        if why_not is not None:
+            _tell(why_not)
             return
         patching = Patching()
         named = {name.removeprefix("+") for name in new.patches}
@@ -258,7 +279,8 @@ def install(**given: Any) -> None:
             patching.load(entry, named)
         _settings.set_settings(new, origin)
         _active = patching
-        _finder.watch((name for patch in patching.patches.values() for name in patch.MODULES), _arrived, _lock)
+        names = [name for patch in patching.patches.values() for name in patch.MODULES]
+        _finder.watch([*names, *_surroundings.MONKEYS], _arrived, _lock)
         watch_program(patching, _lock)
         patching.rebind()
         patching.in_place = True

@@ -19,6 +19,7 @@ from threadsafe_timeout import _clock, _exit, _program, _scope
 from threadsafe_timeout._health import PoolHealth, health_of
 from threadsafe_timeout._scope import check_seconds
 from threadsafe_timeout._settings import settings
+from threadsafe_timeout._surroundings import threads_replaced_by
 from threadsafe_timeout._task import Outcome, TaskFuture, TaskOptions
 from threadsafe_timeout._workers import Crew
 
@@ -78,6 +79,9 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         _program.look(sys._getframe(1))
+        other = threads_replaced_by()
+        if other is not None:
+            raise RuntimeError(f"this pool needs threads, and {other} has replaced them by greenlets")
         chosen = settings()
         if task_timeout is None:
             task_timeout = chosen.task_timeout

@@ -34,6 +34,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from threadsafe_timeout import _clock, _finder
+from threadsafe_timeout._surroundings import threads_replaced_by
 from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = [
@@ -235,6 +236,7 @@ def _wake(when: float) -> None:
     if _thread is None or not _thread.is_alive():
         _thread, _starting = DaemonThread(_run, THREAD_NAME, _ended), True
         try:
+            _refuse_greenlets()
             _thread.start()
         except BaseException as exc:
             _thread, wake_at = None, float("inf")  # the next deadline tries again
@@ -248,6 +250,13 @@ def _wake(when: float) -> None:
     else:
         release(_wakeup)
     wake_at = when  # last: an exception that strikes in here leaves no promise that nobody keeps
+
+
+def _refuse_greenlets() -> None:
+    """A greenlet that waits for the wake-up, which is a real lock, would have all others wait with it."""
+    other = threads_replaced_by()
+    if other is not None:
+        raise RuntimeError(f"{other} has replaced threads by greenlets")
 
 
 def _take_due(due: deque[Callable[[], object]]) -> float | None:

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _finder, _install, _interrupt, _settings
+from threadsafe_timeout import _finder, _install, _interrupt, _settings, _surroundings
 
 __all__ = ["examine", "report"]
 
@@ -28,7 +28,8 @@ _DEEPEST = 5  # references: a container in a container in a container of somebod
 
 
 def examine() -> dict[str, Any]:
-    """What is in force, as JSON would have it: `version`, `python`, `interrupt`, `patches`, `not_rebound`, `settings`.
+    """What is in force, as JSON would have it: `version`, `python`, `installed`, `why_not` (nothing can be patched in
+    this process, or None), `interrupt`, `patches`, `not_rebound`, `settings`.
 
     Modules that came in unseen are patched first. Each of `patches` has a `state`: `applied`, `partly applied`,
     `waiting` (none of its modules is imported yet, or is still being imported, or is lazy and was not used yet), `not
@@ -45,6 +46,7 @@ def examine() -> dict[str, Any]:
         "version": version("threadsafe-timeout"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "installed": patching is not None,
+        "why_not": _surroundings.why_not(),
         "interrupt": {"mechanism": support.mechanism, "detail": support.detail},
         "patches": [_patch(name, patching) for name in _install.known_patches()],
         "not_rebound": [] if patching is None else list(_not_rebound(patching)),
@@ -222,7 +224,7 @@ def report() -> str:
         f"threadsafe-timeout {found['version']}, {found['python']}",
         f"interrupt: {interrupt['mechanism'] or 'none'} ({interrupt['detail']})",
         "",
-        "patches" if found["installed"] else "patches: install() has not been called",
+        "patches" if found["installed"] else f"patches: {found['why_not'] or 'install() has not been called'}",
     ]
     for patch in found["patches"]:
         lines += _lines_of(patch)

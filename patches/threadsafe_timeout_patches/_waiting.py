@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._threads import release
 from threadsafe_timeout._transparent import PROTECTED
+from threadsafe_timeout_patches._signatures import fitting
 
 __all__ = [
     "Remaining",
@@ -141,8 +142,9 @@ def replace_attribute(patching: Patches, owner: Any, name: str, new: Callable[..
     A plain function, because what is patched here is called too often for wrapt (0.1 against 0.6 µs). What somebody
     else has put on top by the time of the undoing stays; below it, ours does nothing outside scopes.
     """
-    before = vars(owner).get(name, _INHERITED)
-    functools.update_wrapper(new, getattr(owner, name), updated=())
+    before, original = vars(owner).get(name, _INHERITED), getattr(owner, name)
+    functools.update_wrapper(new, original, updated=())
+    new = fitting(original, new)
 
     def undo() -> None:
         if vars(owner).get(name) is not new:
