@@ -75,6 +75,11 @@ class _Last:
         self._gone()
 
 
+# By then the thread is off the list. A debugger that asks which thread runs this would put a dummy there, for
+# good; so it is called what pydevd knows, by file and name, for the beginning and the end of a thread.
+_Last.__del__.__code__ = _Last.__del__.__code__.replace(co_filename=threading.__file__, co_name="_bootstrap")
+
+
 class DaemonThread(threading.Thread):
     """A daemon that runs `target`. When it has ended, or could not be started, it calls `gone`, at least once: it must
     be quick and not mind being called again, or being cut short by something thrown at this thread."""

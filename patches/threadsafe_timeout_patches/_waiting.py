@@ -20,12 +20,13 @@ from typing import Any, Protocol
 
 from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._threads import release
-from threadsafe_timeout._transparent import PROTECTED
+from threadsafe_timeout._transparent import DEBUGGERS, PROTECTED
 from threadsafe_timeout_patches._signatures import fitting
 
 __all__ = [
     "Remaining",
     "called_by_asyncio",
+    "called_by_debugger",
     "called_by_library",
     "checked_timeout",
     "held_lock",
@@ -112,6 +113,12 @@ def called_by_asyncio(frame: FrameType) -> bool:
     """Whether `frame`, a caller's, is asyncio's own: it waits for tasks, which have a cancellation of their own."""
     name = frame.f_globals.get("__name__")
     return isinstance(name, str) and name.startswith("asyncio.")
+
+
+def called_by_debugger(frame: FrameType) -> bool:
+    """Whether `frame`, a caller's, is a debugger's, in whose hands the thread is."""
+    name = frame.f_globals.get("__name__")
+    return isinstance(name, str) and name.partition(".")[0] in DEBUGGERS
 
 
 def called_by_library(frame: FrameType) -> bool:

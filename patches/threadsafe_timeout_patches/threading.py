@@ -11,6 +11,7 @@ Guarantees:
   sent. Who is notified looks again at what he waits for; an Event, which does not, is left out: it notifies all.)
 - A barrier that a cancelled party was waiting at is broken, as after a timeout: the others would wait for ever.
 - `Thread.start` waits for the thread to begin, however cancelled the scope is: a start is never half done.
+- A thread that a debugger has stopped goes on when the debugger says so, not when its deadline passes.
 
 Not guaranteed: `wait` cannot raise before it has its lock back. Who holds that for ever holds the waiter too.
 """
@@ -22,7 +23,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from sys import _getframe
-from types import CodeType, FrameType, ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
@@ -31,6 +32,7 @@ from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._waiting import (
     Remaining,
     called_by_asyncio,
+    called_by_debugger,
     checked_timeout,
     held_lock,
     release,
@@ -60,18 +62,19 @@ def _patch_condition(module: ModuleType, patching: Patching) -> None:
         if current_scope() is None:
             return original(self, timeout)  # type: ignore[no-any-return]  # the original is untyped
         callers = _callers(_getframe(1))
-        if thread_start in callers:
+        codes = [caller.f_code for caller in callers]
+        if thread_start in codes or any(map(called_by_debugger, callers)):
             return original(self, timeout)  # type: ignore[no-any-return]
-        return _wait_in_scope(self, timeout, pass_on=event_wait not in callers)
+        return _wait_in_scope(self, timeout, pass_on=event_wait not in codes)
 
     replace_attribute(patching, module.Condition, "wait", condition_wait)
 
 
-def _callers(frame: FrameType | None) -> list[CodeType]:
+def _callers(frame: FrameType | None) -> list[FrameType]:
     """Who calls, from the inside out: as many as there may be if somebody else has put a wrapper on top of ours."""
-    found: list[CodeType] = []
+    found: list[FrameType] = []
     while frame is not None and len(found) < 5:
-        found.append(frame.f_code)
+        found.append(frame)
         frame = frame.f_back
     return found
 
