@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from operator import is_
 from types import FrameType, ModuleType
 from typing import Any, Protocol
 
@@ -99,7 +98,7 @@ def look() -> None:
     """Tell of wanted modules that came in unseen."""
     global _count
     seen, names, lock = _seen, _names, _lock
-    if _arrived is None or lock is None or all(map(is_, map(_modules.get, names), seen)):
+    if _arrived is None or lock is None or list(map(_modules.get, names)) == seen:
         return
     if not lock.acquire(blocking=False):
         return  # somebody is at it; and he may be importing what this thread is running

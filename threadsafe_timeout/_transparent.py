@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Debuggers: what a thread runs while somebody looks at it.
 DEBUGGERS = frozenset({
-    "_pydev_bundle", "_pydevd_bundle", "_pydevd_frame_eval", "_pydevd_sys_monitoring", "bdb", "cmd", "debugpy", "ipdb",
+    "_pydev_bundle", "_pydevd_bundle", "_pydevd_frame_eval", "_pydevd_sys_monitoring", "bdb", "debugpy", "ipdb",
     "pdb", "pydevd", "pydevd_file_utils", "pydevd_plugins",
 })  # fmt: skip
 # Packages whose functions hold locks, queues or half-made state between two lines. (Those that speak a protocol wait
