@@ -42,7 +42,7 @@ def attach(spec: ModuleSpec, ran: Ran) -> None:
         spec.loader = cast(Loader, _Loader(loader, spec.name, ran))
 
 
-class _Loader(wrapt.ObjectProxy[Any]):
+class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic in every version at run time
     def __init__(self, loader: Any, name: str, ran: Ran) -> None:
         super().__init__(loader)
         self._self_name = name

@@ -26,10 +26,10 @@ from threadsafe_timeout_patches._signatures import fitting
 __all__ = [
     "Remaining",
     "called_by_asyncio",
-    "called_by_debugger",
     "called_by_library",
     "checked_timeout",
     "held_lock",
+    "is_debugger",
     "is_library",
     "raised_by_alarm",
     "release",
@@ -115,16 +115,15 @@ def called_by_asyncio(frame: FrameType) -> bool:
     return isinstance(name, str) and name.startswith("asyncio.")
 
 
-def called_by_debugger(frame: FrameType) -> bool:
-    """Whether `frame`, a caller's, is a debugger's, in whose hands the thread is."""
-    name = frame.f_globals.get("__name__")
-    return isinstance(name, str) and name.partition(".")[0] in DEBUGGERS
-
-
 def called_by_library(frame: FrameType) -> bool:
     """Whether `frame`, a caller's, is code whose locks and queues are its own business."""
     name = frame.f_globals.get("__name__")
     return isinstance(name, str) and is_library(name)
+
+
+def is_debugger(module: object) -> bool:
+    """Whether a module, by name, is a debugger's: a thread that is in there is in somebody's hands."""
+    return isinstance(module, str) and module.partition(".")[0] in DEBUGGERS
 
 
 def is_library(module: str) -> bool:

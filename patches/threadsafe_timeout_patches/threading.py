@@ -23,7 +23,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from sys import _getframe
-from types import FrameType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
@@ -32,9 +32,9 @@ from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._waiting import (
     Remaining,
     called_by_asyncio,
-    called_by_debugger,
     checked_timeout,
     held_lock,
+    is_debugger,
     release,
     replace_attribute,
     wait,
@@ -61,22 +61,24 @@ def _patch_condition(module: ModuleType, patching: Patching) -> None:
     def condition_wait(self: Any, timeout: float | None = None) -> bool:
         if current_scope() is None:
             return original(self, timeout)  # type: ignore[no-any-return]  # the original is untyped
-        callers = _callers(_getframe(1))
-        codes = [caller.f_code for caller in callers]
-        if thread_start in codes or any(map(called_by_debugger, callers)):
+        callers, modules = _callers(_getframe(1))
+        if thread_start in callers or any(map(is_debugger, modules)):
             return original(self, timeout)  # type: ignore[no-any-return]
-        return _wait_in_scope(self, timeout, pass_on=event_wait not in codes)
+        return _wait_in_scope(self, timeout, pass_on=event_wait not in callers)
 
     replace_attribute(patching, module.Condition, "wait", condition_wait)
 
 
-def _callers(frame: FrameType | None) -> list[FrameType]:
-    """Who calls, from the inside out: as many as there may be if somebody else has put a wrapper on top of ours."""
-    found: list[FrameType] = []
-    while frame is not None and len(found) < 5:
-        found.append(frame)
+def _callers(frame: FrameType | None) -> tuple[list[CodeType], list[object]]:
+    """Who calls, and from which modules, from the inside out: as many as there may be if somebody else has put a wrapper
+    on top of ours. No frames: with what is raised in them, they would be a cycle."""
+    codes: list[CodeType] = []
+    modules: list[object] = []
+    while frame is not None and len(codes) < 5:
+        codes.append(frame.f_code)
+        modules.append(frame.f_globals.get("__name__"))
         frame = frame.f_back
-    return found
+    return codes, modules
 
 
 def _wait_in_scope(condition: Any, timeout: Any, *, pass_on: bool) -> bool:
