@@ -70,7 +70,7 @@ def _patch_condition(module: ModuleType, patching: Patching) -> None:
 
 
 def _callers(frame: FrameType | None) -> tuple[list[CodeType], list[object]]:
-    """Who calls, and from which modules, from the inside out: as many as there may be if somebody else has put a wrapper
+    """Who calls, and from which modules, from the inside out: as many as there may be if somebody has put a wrapper
     on top of ours. No frames: with what is raised in them, they would be a cycle."""
     codes: list[CodeType] = []
     modules: list[object] = []
