@@ -2,7 +2,7 @@
 
 A patch is a module, named in the entry-point group `threadsafe_timeout.patches`, that has
 
-    MODULES: tuple of module names it patches, each as soon as it is imported (or at once if it was already)
+    MODULES: tuple of module names it patches, each whenever it is imported (and at once if it was already)
     apply(module, patching): patches that module through `patching.wrap` and `patching.replace`
     SUPPORTED (optional): versions by distribution, such as {"httpcore": ">=1.0,<2"}; outside of them its modules are
         left as they are, and the log says so (a distribution is taken to be named like its top-level module)
@@ -15,7 +15,6 @@ loaded or applied is undone as far as it got, and left out; the program and the 
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import logging
 import sys
@@ -23,12 +22,12 @@ import threading
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _settings
+from threadsafe_timeout import _finder, _settings, _surroundings
 from threadsafe_timeout._errors import SettingError
+from threadsafe_timeout._program import watch_program
 from threadsafe_timeout._text import nearest
 from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout._versions import in_range
@@ -39,7 +38,6 @@ GROUP = "threadsafe_timeout.patches"
 logger = logging.getLogger("threadsafe_timeout")
 _lock = threading.RLock()
 _active: Patching | None = None  # guarded by _lock
-_hooked: set[str] = set()  # modules with a post-import hook, which cannot be taken back; guarded by _lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Patching:
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
-        self.applied: set[tuple[str, str]] = set()  # (patch, module), those with problems as well
+        self.applied: dict[tuple[str, str], ModuleType] = {}  # by patch and module, those with problems as well
         self.problems: dict[tuple[str, str], Problem] = {}  # by patch and module; "": the patch itself
         self.patches: dict[str, ModuleType] = {}
         self.in_place = False  # what was imported before install() is patched
@@ -97,7 +95,13 @@ class Patching:
         module.__dict__[name] = new
         self._renamed.append((old, new))
         self.replaced.append((f"{module.__name__}.{name}", old, new))
-        self._undo.append(lambda: self._renamed.append((new, old)))
+
+        def undo() -> None:
+            if module.__dict__.get(name) is new:  # here, because it need not be in `sys.modules` any more
+                module.__dict__[name] = old
+            self._renamed.append((new, old))
+
+        self._undo.append(undo)
 
     def rebind(self) -> None:
         """See to the names that modules had imported. One walk for all of them: it takes a hundredth of a second for
@@ -133,11 +137,12 @@ class Patching:
         if entry.name in named or not getattr(patch, "OPT_IN", False):
             self.patches[entry.name] = patch
 
-    def imported(self, module: ModuleType, name: str) -> None:
-        """Apply every patch that wants the module `name`."""
+    def imported(self, module: ModuleType, name: str, *, anew: bool = False) -> None:
+        """Apply every patch that wants the module `name`, if it is another than before or was run anew."""
         for patch_name, patch in self.patches.items():
-            if name in patch.MODULES and (patch_name, name) not in self.applied:
-                self.applied.add((patch_name, name))
+            if name in patch.MODULES and (anew or self.applied.get((patch_name, name)) is not module):
+                self.applied[patch_name, name] = module
+                self.problems.pop((patch_name, name), None)
                 self._apply(patch_name, patch, module, name)
 
     def _apply(self, patch_name: str, patch: ModuleType, module: ModuleType, name: str) -> None:
@@ -193,14 +198,15 @@ def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> No
     for name, module in list(sys.modules.items()):
         if spared(name):
             continue
-        namespace = getattr(module, "__dict__", None)
-        if not isinstance(namespace, dict):
+        namespace = _finder.namespace_of(module)
+        if namespace is None:
             continue
         if was.isdisjoint(map(id, list(namespace.values()))):  # most: all of it in C
             continue
         for key, value in list(namespace.items()):
             renamed = now.get(id(value))
-            if renamed is not None:
+            # Who defines something needs it as it is. (A module may have two names.)
+            if renamed is not None and getattr(value, "__module__", None) != namespace.get("__name__", name):
                 namespace[key] = renamed[1]
 
 
@@ -221,23 +227,31 @@ def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
     return [e for name, e in known.items() if f"-{name}" not in chosen and (not only or name in only | added)]
 
 
-def _hook(name: str) -> None:
-    """See to it that `name` is patched when it is imported, or now."""
-    import wrapt
-
-    def arrived(module: ModuleType) -> None:
-        with _lock:
-            if _active is not None:
-                _active.imported(module, name)
-                if _active.in_place:
-                    _active.rebind()
-
-    if name in _hooked:
-        if name in sys.modules:
-            arrived(sys.modules[name])
+def _arrived(module: ModuleType, name: str, *, anew: bool) -> None:
+    if _surroundings.copied_by_eventlet():
         return
-    _hooked.add(name)
-    wrapt.register_post_import_hook(arrived, name)
+    with _lock:
+        if _active is None:
+            return
+        if name in _surroundings.MONKEYS:
+            _surroundings.watch_monkey(module, _active, _make_way)
+        _active.imported(module, name, anew=anew)
+        if _active.in_place:
+            _active.rebind()
+
+
+def _make_way(other: str) -> None:
+    """Another tool is about to replace what is patched."""
+    with _lock:
+        if _active is not None:
+            uninstall()
+            _tell(_surroundings.because_of(other))
+
+
+def _tell(why: str) -> None:
+    logger.warning(
+        "threadsafe-timeout: nothing is patched, and no call has a deadline: %s", why, extra={"event": "patch"}
+    )
 
 
 def install(**given: Any) -> None:
@@ -245,7 +259,8 @@ def install(**given: Any) -> None:
 
     Keyword arguments are settings (see `Settings`); they win over the environment and pyproject.toml. Calling it again
     changes the settings. Raises SettingError for an unknown setting or a bad value, naming the source; nothing is
-    patched then.
+    patched then. Nor is it, and a warning says so, in a process that gevent or eventlet has monkey-patched, and in a
+    sub-interpreter; if they do that later, what was patched is taken back.
     """
     global _active
     new, origin = _settings.load(given)
@@ -257,16 +272,19 @@ def install(**given: Any) -> None:
             _settings.set_settings(new, origin)
             return
         wanted = _wanted(new.patches, origin["patches"])
+        why_not = _surroundings.why_not()
+        if why_not is not None:
+            _tell(why_not)
+            return
         patching = Patching()
         named = {name.removeprefix("+") for name in new.patches}
         for entry in wanted:
             patching.load(entry, named)
         _settings.set_settings(new, origin)
         _active = patching
-        for patch in patching.patches.values():
-            for name in patch.MODULES:
-                _hook(name)
-        _watch_main(patching)
+        names = [name for patch in patching.patches.values() for name in patch.MODULES]
+        _finder.watch([*names, *_surroundings.MONKEYS], _arrived, _lock)
+        watch_program(patching, _lock)
         patching.rebind()
         patching.in_place = True
 
@@ -291,6 +309,7 @@ def uninstall() -> None:
     global _active
     with _lock:
         patching, _active = _active, None
+        _finder.unwatch()
         if patching is not None:
             patching.undo()
             patching.rebind()
@@ -310,37 +329,3 @@ def patched(**given: Any) -> Iterator[None]:
         yield
     finally:
         uninstall()
-
-
-def _watch_main(patching: Patching) -> None:
-    """Patch classes of the program itself, when the runner is `__main__` and so is never imported.
-
-    Its classes do not exist yet when its first line runs; the class statement is where they appear.
-    """
-    main = sys.modules.get("__main__")
-    stem = Path(getattr(main, "__file__", None) or "").stem
-    if main is None or not any(stem in patch.MODULES for patch in patching.patches.values()):
-        return
-    classes = {name for patch in patching.patches.values() for name in getattr(patch, "CLASSES", ())}
-    original = builtins.__build_class__
-
-    def build_class(function: Any, name: str, /, *bases: Any, **kwargs: Any) -> Any:
-        cls = original(function, name, *bases, **kwargs)
-        if name in classes and cls.__module__ == "__main__" and _active is patching:
-            view = ModuleType(stem)
-            setattr(view, name, cls)
-            patching.applied = {(patch, module) for patch, module in patching.applied if module != stem}
-            patching.imported(view, stem)
-            patching.rebind()
-        return cls
-
-    if any(hasattr(main, name) for name in classes):
-        patching.imported(main, stem)
-        return
-    builtins.__build_class__ = build_class
-    patching.on_uninstall(lambda: _restore_build_class(build_class, original))
-
-
-def _restore_build_class(mine: Any, original: Any) -> None:
-    if builtins.__build_class__ is mine:
-        builtins.__build_class__ = original

@@ -15,11 +15,12 @@ from sys import _getframe
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from threadsafe_timeout import _clock, _exit, _scope
+from threadsafe_timeout import _clock, _exit, _program, _scope
 from threadsafe_timeout._checks import check_callable, check_instant, check_seconds, check_wait, check_whole
 from threadsafe_timeout._expired_waits import POLICIES, cancel_expired
 from threadsafe_timeout._health import PoolHealth, health_of
 from threadsafe_timeout._settings import settings
+from threadsafe_timeout._surroundings import threads_replaced_by
 from threadsafe_timeout._task import Outcome, TaskFuture, TaskOptions
 from threadsafe_timeout._workers import Crew
 
@@ -91,6 +92,10 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             raise TypeError("initializer must be a callable")
         if not isinstance(initargs, Iterable):
             raise TypeError(f"initargs must be the initializer's arguments, as a tuple; got {initargs!r}")
+        _program.look(_getframe(1))
+        other = threads_replaced_by()
+        if other is not None:
+            raise RuntimeError(f"this pool needs threads, and {other} has replaced them by greenlets")
         chosen = settings()
         if task_timeout is None:
             task_timeout = chosen.task_timeout

@@ -33,7 +33,8 @@ from itertools import compress, count
 from operator import itemgetter
 from typing import Any, Protocol
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout import _clock, _finder
+from threadsafe_timeout._surroundings import threads_replaced_by
 from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = [
@@ -116,6 +117,7 @@ def watch(watched: Watched, when: float) -> None:
 def attend(when: float) -> None:
     """The slow half of `watch`."""
     global _problem, _told
+    _finder.glance()  # a scope that begins: a moment at which what came in unseen is patched in time
     with lock:
         _sort_in()
         if when < wake_at:
@@ -164,6 +166,7 @@ def _wake(when: float) -> None:
     if _thread is None or not _thread.is_alive():
         _thread, _starting = DaemonThread(_run, THREAD_NAME, _ended), True
         try:
+            _refuse_greenlets()
             _thread.start()
         except BaseException as exc:
             _thread, wake_at = None, float("inf")  # the next deadline tries again
@@ -177,6 +180,13 @@ def _wake(when: float) -> None:
     else:
         release(_wakeup)
     wake_at = when  # last: an exception that strikes in here leaves no promise that nobody keeps
+
+
+def _refuse_greenlets() -> None:
+    """A greenlet that waits for the wake-up, which is a real lock, would have all others wait with it."""
+    other = threads_replaced_by()
+    if other is not None:
+        raise RuntimeError(f"{other} has replaced threads by greenlets")
 
 
 def _take_due(due: deque[Callable[[], object]]) -> float | None:

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _install, _interrupt, _settings
+from threadsafe_timeout import _finder, _install, _interrupt, _settings, _surroundings
 from threadsafe_timeout._files import why_not_creatable
 from threadsafe_timeout._text import escaped
 
@@ -30,16 +30,19 @@ _DEEPEST = 5  # references: a container in a container in a container of somebod
 
 
 def examine() -> dict[str, Any]:
-    """What is in force, as JSON would have it: `version`, `python`, `interrupt`, `patches`, `not_rebound`, `settings`.
+    """What is in force, as JSON would have it: `version`, `python`, `installed`, `why_not` (nothing can be patched in
+    this process, or None), `interrupt`, `patches`, `not_rebound`, `settings`.
 
-    A `checkpoint` that will not be written is None, with the `problem`.
+    Modules that came in unseen are patched first. A `checkpoint` that will not be written is None, with the `problem`.
 
-    Each of `patches` has a `state`: `applied`, `partly applied`, `waiting` (none of its modules is imported yet), `not
+    Each of `patches` has a `state`: `applied`, `partly applied`,
+    `waiting` (none of its modules is imported yet, or is still being imported, or is lazy and was not used yet), `not
     installed`, `out of range`, `failed`, `left out` (by the setting named in `detail`), or `off` (before `install()`).
     `not_rebound` says where in this process functions that were replaced are still used: names that were imported
     before `install()` to where nobody can replace them (a default argument, a class, a container). Looking for those
     walks all objects of the process (tens of milliseconds).
     """
+    _finder.look()
     patching = _install.installed()
     settings, sources = _settings.settings(), _settings.sources()
     support = _interrupt.support()
@@ -47,6 +50,7 @@ def examine() -> dict[str, Any]:
         "version": version("threadsafe-timeout"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "installed": patching is not None,
+        "why_not": _surroundings.why_not(),
         "interrupt": {"mechanism": support.mechanism, "detail": support.detail},
         "patches": [_patch(name, patching) for name in _install.known_patches()],
         "not_rebound": [] if patching is None else list(_not_rebound(patching)),
@@ -107,6 +111,8 @@ def _module(patch: str, name: str, patching: _install.Patching) -> dict[str, Any
         state, detail = problem.kind, problem.detail
     elif (patch, name) in patching.applied:
         state, detail = "applied", ""
+    elif name in sys.modules:
+        state, detail = "waiting", "it is still being imported, or is lazy and was not used yet"
     else:
         state, detail = ("waiting" if _is_installed(name) else "not installed"), ""
     return {"name": name, "state": state, "detail": detail, "version": version_of(name)}
@@ -207,7 +213,7 @@ def _name_of(referrer: Any, thing: object) -> str | None:
     if isinstance(referrer, dict):
         module = referrer.get("__name__")
         # (What is there need not be a module: some put an object in their place.)
-        if not isinstance(module, str) or getattr(sys.modules.get(module), "__dict__", {}) is not referrer:
+        if not isinstance(module, str) or _finder.namespace_of(sys.modules.get(module)) is not referrer:
             return None
         names = [key for key, value in referrer.items() if value is thing]
         return f"{module}.{names[0]}" if names else f"{module}, in a container"
@@ -232,7 +238,7 @@ def report() -> str:
         f"threadsafe-timeout {found['version']}, {found['python']}",
         f"interrupt: {interrupt['mechanism'] or 'none'} ({interrupt['detail']})",
         "",
-        "patches" if found["installed"] else "patches: install() has not been called",
+        "patches" if found["installed"] else f"patches: {found['why_not'] or 'install() has not been called'}",
     ]
     for patch in found["patches"]:
         lines += _lines_of(patch)

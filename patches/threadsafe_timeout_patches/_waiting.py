@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._threads import release
-from threadsafe_timeout._transparent import PROTECTED
+from threadsafe_timeout._transparent import DEBUGGERS, PROTECTED
+from threadsafe_timeout_patches._signatures import fitting
 
 __all__ = [
     "Remaining",
@@ -28,6 +29,7 @@ __all__ = [
     "called_by_library",
     "checked_timeout",
     "held_lock",
+    "is_debugger",
     "is_library",
     "raised_by_alarm",
     "release",
@@ -119,6 +121,11 @@ def called_by_library(frame: FrameType) -> bool:
     return isinstance(name, str) and is_library(name)
 
 
+def is_debugger(module: object) -> bool:
+    """Whether a module, by name, is a debugger's: a thread that is in there is in somebody's hands."""
+    return isinstance(module, str) and module.partition(".")[0] in DEBUGGERS
+
+
 def is_library(module: str) -> bool:
     """The standard library, ours, and the packages in which nothing may be interrupted half way (`PROTECTED`)."""
     package = module.partition(".")[0]
@@ -141,8 +148,9 @@ def replace_attribute(patching: Patches, owner: Any, name: str, new: Callable[..
     A plain function, because what is patched here is called too often for wrapt (0.1 against 0.6 µs). What somebody
     else has put on top by the time of the undoing stays; below it, ours does nothing outside scopes.
     """
-    before = vars(owner).get(name, _INHERITED)
-    functools.update_wrapper(new, getattr(owner, name), updated=())
+    before, original = vars(owner).get(name, _INHERITED), getattr(owner, name)
+    functools.update_wrapper(new, original, updated=())
+    new = fitting(original, new)
 
     def undo() -> None:
         if vars(owner).get(name) is not new:

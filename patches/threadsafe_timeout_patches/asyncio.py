@@ -28,6 +28,7 @@ from typing import Any
 
 from threadsafe_timeout import _clean_up, _exit, _scope
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches._signatures import fitting
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
 __all__ = ["MODULES", "apply"]
@@ -179,4 +180,4 @@ def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> N
         "asyncio.tasks",
         "run_coroutine_threadsafe",
     )
-    patching.replace(module, "run_coroutine_threadsafe", run_coroutine_threadsafe)
+    patching.replace(module, "run_coroutine_threadsafe", fitting(original, run_coroutine_threadsafe))
