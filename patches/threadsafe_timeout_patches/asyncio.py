@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import inspect
 from collections.abc import Callable
 from sys import _getframe
@@ -25,6 +26,7 @@ from typing import Any
 
 from threadsafe_timeout import _scope
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
 __all__ = ["MODULES", "apply"]
@@ -36,6 +38,7 @@ _Wrapped = Callable[..., Any]
 
 def apply(module: ModuleType, patching: Patching) -> None:
     if module.__name__ == "asyncio.tasks":
+        _patch_sleep(module, patching)
         _patch_run_coroutine_threadsafe(module, patching)
         return
     original, current_scope = module.BaseEventLoop.run_until_complete, _scope.current_scope
@@ -49,6 +52,19 @@ def apply(module: ModuleType, patching: Patching) -> None:
         return _run_in_scope(original, self, future)
 
     replace_attribute(patching, module.BaseEventLoop, "run_until_complete", run_until_complete)
+
+
+def _patch_sleep(module: ModuleType, patching: Patching) -> None:
+    """Clients wait for their next attempt in it."""
+    original = module.sleep
+
+    @functools.wraps(original)
+    async def sleep(delay: float, result: Any = None) -> Any:
+        if _llm_call.current() is not None:
+            _llm_call.refuse_long_wait(delay)
+        return await original(delay, result)
+
+    patching.replace(module, "sleep", sleep)
 
 
 def _is_clean_up(future: Any, caller: FrameType) -> bool:
