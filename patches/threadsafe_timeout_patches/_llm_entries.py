@@ -104,10 +104,13 @@ _KINDS: dict[str, Callable[[MakeError], Callable[..., Any]]] = {
 
 
 def httpx_timeout(client: Any) -> Callable[[], Exception]:
-    """What makes the `ReadTimeout` of the library that an HTTP client is of: httpx or httpx2."""
+    """What makes the `ReadTimeout` of the library that an HTTP client is of: httpx or httpx2.
+
+    Its request, which handlers may ask for, has no header and no body: only where it went.
+    """
     for cls in type(client).__mro__:
         package = cls.__module__.partition(".")[0]
         if package in {"httpx", "httpx2"}:
-            read_timeout: Callable[[str], Exception] = importlib.import_module(package).ReadTimeout
-            return lambda: read_timeout("timed out")
+            http: Any = importlib.import_module(package)
+            return lambda: http.ReadTimeout("timed out", request=http.Request("POST", str(client.base_url)))
     return TimeoutError

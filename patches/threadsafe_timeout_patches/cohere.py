@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from threadsafe_timeout._install import Patching
-from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
+from threadsafe_timeout_patches._llm_entries import Entry, httpx_timeout, patch_entries
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 
@@ -21,4 +21,4 @@ _ENTRIES = (
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
-    patch_entries(module, patching, _ENTRIES, lambda *_: lambda: module.httpx.ReadTimeout("timed out"))
+    patch_entries(module, patching, _ENTRIES, lambda client, *_: httpx_timeout(client.httpx_client))

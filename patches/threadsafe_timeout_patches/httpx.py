@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -60,21 +61,22 @@ def _no_first_byte(call: _llm_call.Call) -> str:
     return f"no answer within {call.first_byte:g} s (llm_first_byte)"
 
 
-def _exchange(read_timeout: type[Exception], args: _Arguments, kwargs: dict[str, Any]) -> _llm_call.Call | None:
-    request = args[0] if args else kwargs.get("request")
-    return _llm_call.http_call(lambda: read_timeout("timed out", request=request))  # type: ignore[call-arg]  # httpx's class
+def _error_for(read_timeout: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Callable[[str], Exception]:
+    """Clients ask the error for its request."""
+    return partial(read_timeout, request=args[0] if args else kwargs.get("request"))
 
 
 def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[..., Any]:
     def attempt(call: _llm_call.Call, send: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        error = _error_for(read_timeout, args, kwargs)
         if call.has_only_a_total and not kwargs.get("stream", False):
             return send(*args, **kwargs)
         with _scope.move_on_after(call.first_byte, name="LLM call") as scope:
             response = send(*args, **{**kwargs, "stream": True})
         if scope.cancelled_caught:
-            raise call.attempt_is_late(_no_first_byte(call), read_timeout)
+            raise call.attempt_is_late(_no_first_byte(call), error)
         try:
-            response.stream = kind(response.stream, Limits(call, response.headers, read_timeout))
+            response.stream = kind(response.stream, Limits(call, response.headers, error))
             if not kwargs.get("stream", False):
                 response.read()
         except BaseException:
@@ -85,7 +87,7 @@ def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[...
     def send(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = _llm_call.current()
         if call is None:
-            call = _exchange(read_timeout, args, kwargs)
+            call = _llm_call.http_call(lambda: _error_for(read_timeout, args, kwargs)("timed out"))
             if call is None:
                 return wrapped(*args, **kwargs)
             return _llm_call.run(call, attempt, call, wrapped, args, kwargs)
@@ -97,6 +99,7 @@ def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[...
 
 def _sending_async(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[..., Any]:
     async def attempt(call: _llm_call.Call, send: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        error = _error_for(read_timeout, args, kwargs)
         carried, call.carried = call.carried, True  # litellm has an aiohttp under it
         try:
             if call.has_only_a_total and not kwargs.get("stream", False):
@@ -106,9 +109,9 @@ def _sending_async(kind: type[_Stream], read_timeout: type[Exception]) -> Callab
         finally:
             call.carried = carried
         if scope.cancelled_caught:
-            raise call.attempt_is_late(_no_first_byte(call), read_timeout)
+            raise call.attempt_is_late(_no_first_byte(call), error)
         try:
-            response.stream = kind(response.stream, Limits(call, response.headers, read_timeout))
+            response.stream = kind(response.stream, Limits(call, response.headers, error))
             if not kwargs.get("stream", False):
                 await response.aread()
         except BaseException:
@@ -119,7 +122,7 @@ def _sending_async(kind: type[_Stream], read_timeout: type[Exception]) -> Callab
     async def send(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = _llm_call.current()
         if call is None:
-            call = _exchange(read_timeout, args, kwargs)
+            call = _llm_call.http_call(lambda: _error_for(read_timeout, args, kwargs)("timed out"))
             if call is None:
                 return await wrapped(*args, **kwargs)
             return await _llm_call.run_async(call, attempt, call, wrapped, args, kwargs)

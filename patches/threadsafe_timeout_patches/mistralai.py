@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from threadsafe_timeout._install import Patching
-from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
+from threadsafe_timeout_patches._llm_entries import Entry, httpx_timeout, patch_entries
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 
@@ -21,5 +23,8 @@ _ENTRIES = (
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
-    read_timeout = module.httpx.ReadTimeout  # of httpx, or of httpx2
-    patch_entries(module, patching, _ENTRIES, lambda *_: lambda: read_timeout("timed out"))
+    def error(sdk: Any, _args: object, _kwargs: object) -> Callable[[], Exception]:
+        configuration = sdk.sdk_configuration
+        return httpx_timeout(configuration.client or configuration.async_client)
+
+    patch_entries(module, patching, _ENTRIES, error)

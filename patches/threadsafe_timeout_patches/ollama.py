@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout._install import Patching
-from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
+from threadsafe_timeout_patches._llm_entries import Entry, httpx_timeout, patch_entries
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 
@@ -23,11 +23,11 @@ _MOVES_MODELS = ("/api/pull", "/api/push", "/api/create", "/api/blobs")
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
-    def error(_client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Exception] | None:
+    def error(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Exception] | None:
         # _request(class of the answer, method, path, ...)
         path = args[2] if len(args) > 2 else kwargs.get("url", "")
         if str(path).startswith(_MOVES_MODELS):
             return None
-        return lambda: module.httpx.ReadTimeout("timed out")
+        return httpx_timeout(client._client)
 
     patch_entries(module, patching, _ENTRIES, error)

@@ -32,12 +32,13 @@ class Client:
         self.retries = retries
 
     def ask(self, mode: str, scope: Any = None) -> str:
+        scope = scope or contextlib.nullcontext()
         if "async" not in mode:
-            with scope or contextlib.nullcontext():
+            with scope:
                 return getattr(self, mode)()
 
         async def run() -> str:
-            with scope or contextlib.nullcontext():
+            with scope:
                 return await getattr(self, mode.replace(" ", "_") if " " in mode else "async_")()
 
         return asyncio.run(run())
@@ -49,7 +50,7 @@ class GoogleGenAI(Client):
 
     @contextlib.contextmanager
     def client(self):
-        again = types.HttpRetryOptions(attempts=6, initial_delay=0.01, jitter=0.01) if self.retries else None
+        again = types.HttpRetryOptions(attempts=1000, initial_delay=0.01, max_delay=0.02, jitter=0.01) if self.retries else None
         options = types.HttpOptions(base_url=self.url, retry_options=again, **self.transport)
         client = genai.Client(api_key="unused", http_options=options)
         try:
@@ -123,7 +124,7 @@ class Cohere(Client):
     @property
     def call(self):
         return {
-            "model": "m", "messages": MESSAGES, "request_options": {"max_retries": 10 if self.retries else 0},
+            "model": "m", "messages": MESSAGES, "request_options": {"max_retries": 1000 if self.retries else 0},
         }  # fmt: skip
 
     @staticmethod
@@ -222,7 +223,7 @@ class LiteLLM(Client):
     def call(self):
         return {
             "model": self.model, "messages": MESSAGES, "api_base": self.url + self.suffix, "api_key": "unused",
-            "num_retries": 5 if self.retries else 0, "max_retries": 0,
+            "num_retries": 1000 if self.retries else 0, "max_retries": 0,
         }  # fmt: skip
 
     def sync(self):
@@ -260,7 +261,7 @@ class LiteLLMRouter(LiteLLM):
         return litellm.Router(
             model_list=[{"model_name": name, "litellm_params": deployment} for name in ("one", "two")],
             fallbacks=[{"one": ["two"]}],
-            num_retries=5 if self.retries else 0,
+            num_retries=1000 if self.retries else 0,
         )
 
     def sync(self):
