@@ -129,9 +129,9 @@ def version_of(module: str, distribution: str | None = None) -> str | None:
             return None
     if top in sys.stdlib_module_names:
         return f"Python {platform.python_version()}"
-    for distribution in _distributions().get(top, ()):
+    for candidate in _distributions().get(top, ()):
         try:
-            return version(distribution)
+            return version(candidate)
         except PackageNotFoundError:  # an installation with a hole in it
             continue
     return None

@@ -8,6 +8,8 @@ call and its error (`late`).
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -118,7 +120,15 @@ class _File:
         with _scope.move_on_at(call.until) as scope:
             return read(*args)
         assert scope.cancelled_caught
+        self._hang_up()
         raise Late(call)
+
+    def _hang_up(self) -> None:
+        """Whoever keeps the response, or the error, keeps no connection with it."""
+        sock = getattr(getattr(self._file, "raw", None), "_sock", None)
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def read(self, *args: Any) -> Any:
         return self._in_time(self._file.read, *args)
