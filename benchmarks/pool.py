@@ -171,6 +171,56 @@ def recovery(trials, deadline=0.02, grace=0.01):
     return seen
 
 
+ABANDONED = """
+import http.client, os, socket, sys, threading
+import threadsafe_timeout
+
+threadsafe_timeout.install(patches=["futures"], grace=0.01)  # without those that would end the HTTP call
+gate = threading.Lock()
+gate.acquire()
+listener = socket.create_server(("127.0.0.1", 0), backlog=2000)
+
+def lock():
+    gate.acquire()
+
+def deep(frames=60):
+    local = ["x" * 50 for _ in range(20)]
+    return deep(frames - 1) if frames else gate.acquire()
+
+def answer():
+    connection = http.client.HTTPConnection(*listener.getsockname())
+    connection.request("GET", "/")
+    connection.getresponse()
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+def now():
+    return status("VmRSS"), status("VmSize") / 1024, len(os.listdir("/proc/self/fd"))
+
+def abandon(threads):
+    futures = [pool.submit({task}) for _ in range(threads)]
+    for future in futures:
+        future.exception()
+
+pool = threadsafe_timeout.ThreadPoolExecutor(4, task_timeout=0.01, max_abandoned=threads + 100)
+abandon(8)
+before = now()
+abandon(threads)
+print(*((after - one) / threads for one, after in zip(before, now())))
+sys.stdout.flush()
+os._exit(0)  # they are stuck for good
+"""
+
+
+def abandoned(task, threads=200):
+    """What each abandoned thread costs, in a process of its own: KiB resident, MiB virtual, descriptors."""
+    script = f"threads = {threads}\n" + ABANDONED.replace("{task}", task)
+    done = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return [float(number) for number in done.stdout.split()]
+
+
 def percentiles(values):
     ranked = sorted(values)
     return statistics.median(ranked), ranked[int(len(ranked) * 0.99)]
@@ -205,6 +255,11 @@ def main():
     print("\n| resident memory per idle worker, KiB, 500 workers | |\n|---|---|")
     for name in names:
         print(f"| {name} | {memory(name, 500):.1f} |")
+
+    print("\n| each abandoned thread, of 200 stuck in | KiB resident | MiB virtual | descriptors |\n|---|---|---|---|")
+    for what, task in {"a lock": "lock", "a lock, 60 calls deep": "deep", "`http.client`": "answer"}.items():
+        resident, virtual, descriptors = abandoned(task)
+        print(f"| {what} | {resident:.0f} | {virtual:.1f} | {descriptors:.0f} |")
 
     median, p99 = percentiles(recovery(chosen.trials))
     print("\n| from the instant a worker is to be abandoned at to the next task in its slot, ms | median | p99 |")

@@ -232,6 +232,38 @@ def test_past_max_abandoned_submit_fails_loudly_and_pending_tasks_end(gate):
             pool.submit(int)
 
 
+def test_by_default_many_stuck_tasks_do_not_starve_the_healthy_ones(gate):
+    with ThreadPoolExecutor(4, task_timeout=0.03, grace=0.01) as pool:
+        futures = [pool.submit(stuck, gate) if number % 2 else pool.submit(int, number) for number in range(80)]
+        outcomes = [type(future.exception(30)) for future in futures]
+        assert outcomes[1::2] == [DeadlineExceeded] * 40
+        assert [future.result(30) for future in futures[::2]] == list(range(0, 80, 2))
+    assert [ThreadPoolExecutor(width)._crew.max_abandoned for width in (1, 128, 200)] == [256, 256, 400]
+
+
+def test_pool_exhausted_counts_the_abandoned_threads_that_are_alive(gate):
+    gates = [threading.Event() for _ in range(3)]
+    with ThreadPoolExecutor(3, task_timeout=0.03, grace=0.02, max_abandoned=1) as pool:
+        for future in [pool.submit(stuck, one) for one in gates]:
+            assert isinstance(future.exception(10), DeadlineExceeded)
+        with pytest.raises(PoolExhausted) as caught:
+            pool.submit(int)
+        error = caught.value
+        assert (error.abandoned, error.limit, len(error.holders)) == (3, 1, 3)
+        assert pool.stats()["abandoned_alive"] == 3
+        assert "3 abandoned threads are alive and max_abandoned is 1" in str(error)
+        threads = [worker.thread for worker in pool._crew.abandoned]
+        for alive in (2, 1):
+            gates.pop().set()
+            while sum(thread.is_alive() for thread in threads) > alive:
+                threads[0].join(0.01)
+            if alive > 1:
+                with pytest.raises(PoolExhausted, match="2 abandoned threads are alive and max_abandoned is 1"):
+                    pool.submit(int)
+        assert pool.submit(int).result(10) == 0, "as many as may be are alive, and not more"
+        gates.pop().set()
+
+
 def test_a_stray_exception_in_a_worker_does_not_cost_width():
     """Thrown into idle workers and into workers between tasks; the pool still runs two tasks at the same time."""
     import ctypes

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from threadsafe_timeout._health import PoolHealth, WorkerHealth
     from threadsafe_timeout._install import install, patched, uninstall
     from threadsafe_timeout._pool import ThreadPoolExecutor
+    from threadsafe_timeout._processes import keep_process
     from threadsafe_timeout._settings import Settings
     from threadsafe_timeout._task import Outcome
     from threadsafe_timeout._tokens import CancelSource, CancelToken
@@ -66,6 +67,7 @@ __all__ = [
     "guard_interactive",
     "guarded",
     "install",
+    "keep_process",
     "load_checkpoint",
     "move_on_after",
     "move_on_at",
@@ -91,6 +93,7 @@ _LAZY = {
     "guard_interactive": "_guard",
     "guarded": "_guard",
     "install": "_install",
+    "keep_process": "_processes",
     "load_checkpoint": "checkpoint",
     "patched": "_install",
     "uninstall": "_install",

@@ -7,6 +7,8 @@ Guarantees:
   interrupt. What it raises is raised there.
 - Once per expiry, as a signal would: an exception that somebody swallows is not raised again.
 - Never after the alarm was unset; unset returns when the handler is not running, because it is the same thread.
+- If it cannot run, because a pool's task is stuck in a call that nothing interrupts, and it looks as if it would raise,
+  it counts as the task's deadline: one `grace` later the task is cancelled, after another it is given up.
 - Never in a child thread or a task that inherited the context.
 - Never outside what set it. There is no `with` block, so that is: the innermost function that is on the stack now and
   was when the alarm was set. An alarm that is found to have outlived it (what is left is the machinery that runs
@@ -23,6 +25,7 @@ import inspect
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from signal import SIG_DFL, SIGALRM
@@ -32,6 +35,7 @@ from types import FrameType, FunctionType
 from typing import Any
 
 from threadsafe_timeout import _clock, _interrupt, _timer
+from threadsafe_timeout._clean_up import NOBODY
 from threadsafe_timeout._codemap import code_map
 from threadsafe_timeout._frames import current_frames, frames_of_others
 from threadsafe_timeout._scope import _ACTIVE, _DONE, CancelScope, _current
@@ -48,25 +52,30 @@ _OURS = frozenset({"threadsafe_timeout", "threadsafe_timeout_patches"})
 _RUNS_TASKS = frozenset({"concurrent", "multiprocessing", "threading"})
 
 
+_LOOKS = 10  # in one grace, at a thread that does not take its alarm
+
+
 class Alarm(CancelScope):
     """One alarm of the calling thread, set on construction: in `seconds`, and then every `interval` seconds (0: once).
 
     `handler` is what a signal's handler can be; it may be replaced while this is set. `before`: the alarm it replaces.
     """
 
-    __slots__ = ("_armed_in", "_due", "_interval", "_when", "handler")
+    __slots__ = ("_armed_in", "_due", "_expiries", "_interval", "_when", "handler")
     _once = True
 
     def __init__(self, seconds: float, interval: float, handler: Handler, before: Alarm | None = None) -> None:
         self.name = None
         self._deadline = math.inf
-        self._delivered = self.cancelled_caught = False
+        self._delivered = NOBODY
+        self.cancelled_caught = False
         self._budget = self._reason = self._callbacks = self._extras = self._frame = self._reset = None
         self._entered_by = -1
         self._thread = get_ident()
         self.handler = handler
         self._interval = interval
         self._due = False  # guarded by _timer.lock
+        self._expiries = 0  # that found it not due; guarded by _timer.lock
         # The functions that are running. They are the same ones later if they are the same objects, so these are kept
         # until the alarm is unset.
         self._armed_in = tuple(_stack())
@@ -139,13 +148,49 @@ class Alarm(CancelScope):
             self._drop()
         else:
             with _timer.lock:
+                first = not self._due
                 self._due = bool(self._armed_in)
+                self._expiries += first
                 callbacks = list(self._callbacks or ()) if self._due else []
             for registration in callbacks:
                 registration.run()
             _interrupt.pursue(self)
+            if first and self._will_raise():
+                self._watch_stuck(self._expiries, None, 0)
             if not self._due:  # its handler ran meanwhile
                 _interrupt.dismiss(self)
+
+    def _watch_stuck(self, expiry: int, before: tuple[int, int] | None, still: int) -> None:
+        """In a pool's task: if it has not been delivered for one `grace`, and the thread has not moved between any two
+        looks, it never will be. What set it wanted an end: so it is the task's deadline, and the pool has a way out.
+
+        A thread that moves gets it from the interrupt, or at its next wait, however late.
+        """
+        task = self._task()
+        with frames_of_others():
+            frame = current_frames().get(self._thread)
+            at = None if frame is None else (id(frame), frame.f_lasti)
+            del frame
+        with _timer.lock:
+            if task is None or at is None or not self._due or expiry != self._expiries:
+                return
+            still = still + 1 if at == before else 0
+            if still < _LOOKS:
+                look = functools.partial(self._watch_stuck, expiry, at, still)
+                _timer.arm(_clock.monotonic() + task._crew.grace / _LOOKS, look)
+                return
+        task.hurry("an alarm of its own went off and cannot reach it: its thread is in a call that nothing interrupts")
+
+    def _task(self) -> Any:
+        """The pool's task in which it was set, or None."""
+        scope = self._parent
+        while scope is not None:
+            task = getattr(scope, "task", None)
+            if task is not None:
+                return task
+            scope = scope._parent
+        pools = sys.modules.get("threadsafe_timeout._exit")  # the context may be a copy of one from elsewhere
+        return pools.task_of_thread(self._thread) if pools is not None else None
 
     def _has_outlived(self) -> bool:
         """Whether it surely has. A thread that moves while its stack is walked may seem to; it will find out itself."""

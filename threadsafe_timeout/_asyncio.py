@@ -3,6 +3,9 @@
 `asyncio.timeout` already knows when a task's cancellation is its own and when it came from elsewhere, so it is what a
 scope enters, without a deadline; the scope's own timer, `cancel()` and tokens expire it. A shield around the awaiting
 code postpones that until it is lowered or left.
+
+asyncio cancels once. A clean-up may await whatever it likes then, for one `grace`: a task that is still inside the
+scope after that is cancelled again, and again after each further grace, so that no clean-up hangs for ever.
 """
 
 from __future__ import annotations
@@ -10,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout import _clean_up, _clock
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
@@ -30,18 +33,23 @@ class TaskCancellation:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return None
-        return None if asyncio.current_task(loop) is None else cls(scope, loop)
+        task = asyncio.current_task(loop)
+        return None if task is None else cls(scope, loop, task)
 
-    def __init__(self, scope: CancelScope, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, scope: CancelScope, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         self._scope = scope
         self._loop = loop
+        self._task = task
+        self._again = 0  # how often the task was cancelled beyond the first time
+        self._left = False
         # These, and the timeout, are touched in the loop's thread only.
         self._done = False
+        self.asked_at: float | None = None  # when the task was cancelled: its clean-up has a grace from then on
         self._shields: list[CancelScope] = []
         self._timeout = asyncio.timeout(None)
         self._run(self._timeout.__aenter__())
-        for task in self._shielded():
-            task._shields.append(scope)
+        for shielded in self._shielded():
+            shielded._shields.append(scope)
 
     def _shielded(self) -> Iterator[TaskCancellation]:
         """If the scope is a shield: the cancellations around that it holds up."""
@@ -62,17 +70,39 @@ class TaskCancellation:
     def _expire(self) -> None:
         if self._done:
             return
-        now = _clock.monotonic()
-        up = [shield._shield_until for shield in self._shields if shield._frame is not None]  # still inside
-        if any(until > now for until in up):
-            self._loop.call_later(max(up) - now, self._expire)  # lowered; or left sooner: see leave
+        shielded = self._shielded_for()
+        if shielded:
+            self._loop.call_later(shielded, self._expire)  # lowered; or left sooner: see leave
             return
         self._done = True
+        self.asked_at = _clock.monotonic()
         self._timeout.reschedule(self._loop.time())
+        self._loop.call_later(self._grace(), self._cancel_again)
+
+    def _cancel_again(self) -> None:
+        """A grace has passed, and the task is in the scope still."""
+        if self._left or self._task.done():
+            return
+        shielded = self._shielded_for()
+        if not shielded:
+            self._again += 1
+            self._task.cancel()
+        self._loop.call_later(shielded or self._grace(), self._cancel_again)
+
+    def _grace(self) -> float:
+        return max(self._scope._delivered.grace, _clean_up.SHORTEST)
+
+    def _shielded_for(self) -> float:
+        """Seconds until the last of the shields that are up is lowered; 0 if none is."""
+        now = _clock.monotonic()
+        up = [shield._shield_until - now for shield in self._shields if shield._frame is not None]  # still inside
+        return max([0.0, *up])
 
     def leave(self, exc: BaseException | None) -> bool:
         """Leave the block; True if `exc` is the cancellation asked for here."""
-        self._done = True
+        self._done = self._left = True
+        for _ in range(self._again):
+            self._task.uncancel()
         for task in self._shielded():
             task._shields.remove(self._scope)
             if task._scope._cancelled:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from threadsafe_timeout._names import name_of
 from threadsafe_timeout._transparent import transparent
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ def decorate(function: F, scope: CancelScope, fresh: Callable[[str | None], Canc
         raise TypeError(f"deadline decorates functions; {function!r} is not callable")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"deadline cannot decorate the generator function {function.__qualname__}: its body runs in slices, each "
+            f"deadline cannot decorate the generator function {name_of(function)}: its body runs in slices, each "
             "in its caller's scope; put `with deadline(...)` around the loop that consumes it"
         )
-    name = scope.name or getattr(function, "__qualname__", None)
+    name = scope.name or name_of(function)
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)

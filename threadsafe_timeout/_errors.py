@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from threadsafe_timeout._clean_up import CleanUp
     from threadsafe_timeout._scope import CancelScope
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 
+_OF_THIS_PROCESS = frozenset({"scope", "_clean_up", "_attempt"})
 _HOLDERS = 8  # named in a message; the error has them all
 
 
@@ -52,6 +54,10 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
     """
 
     where: tuple[str, int, str] | None = None
+    # For one that is raised inside its block (see `_catchable`), as `Cancelled` has them:
+    scope: CancelScope | None = None
+    _clean_up: CleanUp | None = None
+    _attempt = 0
 
     def __init__(
         self,
@@ -75,7 +81,8 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[DeadlineExceeded], tuple[object, ...], dict[str, Any]]:
-        return type(self), (self.name, self.budget, self.elapsed, self.reason), self.__dict__  # `where`, and notes
+        kept = {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}  # where, notes
+        return type(self), (self.name, self.budget, self.elapsed, self.reason), kept
 
 
 class Cancelled(BaseException):
@@ -85,6 +92,8 @@ class Cancelled(BaseException):
     """
 
     scope: CancelScope
+    _clean_up: CleanUp | None = None  # what may be done by code that handles this one
+    _attempt = 0  # the number of the refusal that it is, or came from
 
     def __init__(self) -> None:
         raise TypeError("Cancelled cannot be constructed: call cancel() on a scope or a CancelSource")
@@ -100,8 +109,10 @@ class Cancelled(BaseException):
 
 
 class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
-    """Too many abandoned threads are still alive, so the pool takes no more work.
+    """More abandoned threads are alive than `max_abandoned` allows, so the pool takes no more work.
 
+    `abandoned`: how many are alive; `limit`: how many may be. There can be up to as many more as the pool has workers:
+    those that are at work when the limit is passed may get stuck as well, and are not replaced then.
     `holders`: the task each of them is stuck in, and where: file, line and function, or None if that is not known.
     """
 
@@ -113,8 +124,8 @@ class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
         holders: tuple[tuple[str, tuple[str, int, str] | None], ...] = (),
     ) -> None:
         text = (
-            f"pool {pool!r}: {abandoned} abandoned threads are still stuck and max_abandoned is {limit}, so it takes "
-            "no more work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
+            f"pool {pool!r}: {abandoned} abandoned threads are alive and max_abandoned is {limit}, so it takes no more "
+            "work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
         )
         for task, where in holders[:_HOLDERS]:
             text += f"\n  {task} is stuck" + ("" if where is None else " at {}:{}, in {}".format(*where))

@@ -27,7 +27,9 @@ __all__ = ["Event", "EventKind", "Events", "Listener"]
 
 logger = logging.getLogger("threadsafe_timeout")
 
-EventKind = Literal["overdue", "interrupting", "abandoned", "late", "respawned", "exhausted", "interrupted"]
+EventKind = Literal[
+    "overdue", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted", "limit"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,11 @@ class Event:
     """What happened to a task, or to the thread that ran it.
 
     `kind`: `overdue` (the task was cancelled and has not ended), `interrupting` (it has not after another `grace`),
-    `abandoned` (its thread was given up on and replaced), `late` (what an abandoned thread returned after all: its
-    `outcome`, which no future gets), `respawned` (a worker died of `error` and was replaced), `exhausted` (more threads
-    are abandoned than `max_abandoned`), `interrupted` (Ctrl-C while it was running).
+    `abandoned` (its thread was given up on and replaced), `processes` (those with these `pids`, which the task had
+    started, were ended), `late` (what an abandoned thread returned after all: its `outcome`, which no future gets),
+    `respawned` (a worker died of `error` and was replaced), `exhausted` (more threads are abandoned than
+    `max_abandoned`), `interrupted` (Ctrl-C while it was running), `limit` (the only wait for it had expired, and the
+    pool was left: it is cancelled).
 
     `task` is its name, `key` what it is saved under, `worker` the thread's name, `elapsed` the seconds since it
     started, `where` the user's file, line and function the thread was in, `stack` the whole stack, without the values
@@ -55,6 +59,7 @@ class Event:
     stack: str = field(default="", repr=False)
     outcome: Outcome | None = None
     error: BaseException | None = None
+    pids: tuple[int, ...] = ()
 
 
 class Listener:

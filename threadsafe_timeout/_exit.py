@@ -1,8 +1,9 @@
 """The end of the process: what is waited for, what is given up, and what is said about it.
 
-- Healthy tasks are waited for, as ever. Overdue ones are given up, and their stacks are logged.
+- Healthy tasks are waited for, as ever. Overdue ones are given up, and their stacks are logged; first they have a grace
+  to clean up, if they have begun with that.
 - After Ctrl-C nothing is waited for longer than `INTERRUPTED_WAIT`: every task is cancelled, and what was running is
-  named.
+  named. An event loop ends what it runs first, in its own way; then the same holds for what it had given to pools.
 - `leave()` ends the process for a pool that has lost its threads and was told to.
 """
 
@@ -20,12 +21,17 @@ from typing import TYPE_CHECKING
 
 from threadsafe_timeout import _clock, _timer
 from threadsafe_timeout._events import Event, describe
+from threadsafe_timeout._expired_waits import cancel_at_exit
 from threadsafe_timeout._threads import DaemonThread
 
 if TYPE_CHECKING:
+    from threadsafe_timeout._task import TaskFuture
     from threadsafe_timeout._workers import Crew
 
-__all__ = ["EXHAUSTED_STATUS", "INTERRUPTED_WAIT", "crews", "exiting", "leave", "stop_interrupted"]
+__all__ = [
+    "EXHAUSTED_STATUS", "INTERRUPTED_WAIT", "crews", "exiting", "hurry_interrupted", "leave", "note_interrupted",
+    "stop_interrupted", "task_of_thread",
+]  # fmt: skip
 
 logger = logging.getLogger("threadsafe_timeout")
 
@@ -43,18 +49,50 @@ def stop_interrupted(interrupted: Iterable[Crew]) -> None:
     for crew in interrupted:
         crew.interrupted = True
         crew.close(cancel_pending=True)
-        running = crew.running()
-        for task in running:
-            task.hurry("interrupted by Ctrl-C")
-        if running:
-            names = ", ".join(sorted({describe(task._task_name(), task._options.key) for task in running}))
-            crew.events.put(
-                logging.WARNING, f"interrupted while {len(running)} tasks were running: {names}",
-                Event("interrupted", crew.prefix, task=names),
-            )  # fmt: skip
+        _hurry_all(crew, crew.running())
     for crew in interrupted:
         crew.join(max(0.0, until - _clock.monotonic()))
         crew.events.flush(max(0.05, until - _clock.monotonic()))
+
+
+def note_interrupted() -> None:
+    """Ctrl-C has come, and an event loop winds down: what runs in pools now is not to be waited for when they are left.
+
+    Nothing is cancelled yet: what the program still does, and submits, to end in good order is its own business. In a
+    signal handler.
+    """
+    for crew in _all_crews():
+        crew.interrupted_tasks = weakref.WeakSet(crew.unfinished())
+
+
+def hurry_interrupted(crew: Crew) -> None:
+    """For who is about to wait for a pool: give what ran when Ctrl-C came `INTERRUPTED_WAIT` seconds to end."""
+    tasks = [task for task in crew.unfinished() if task in crew.interrupted_tasks]
+    if not tasks:
+        return
+    crew.interrupted_tasks = weakref.WeakSet()
+    _hurry_all(crew, tasks)
+    crew.events.tell()
+
+    def give_up() -> None:
+        for task in tasks:
+            crew.abandon(task)
+
+    # At that moment the one who waits goes on, as after any other task that was given up.
+    _timer.call_later(INTERRUPTED_WAIT, give_up)
+
+
+def _hurry_all(crew: Crew, tasks: Iterable[TaskFuture]) -> None:
+    running = set(crew.running())
+    for task in tasks:
+        task.hurry("interrupted by Ctrl-C")
+    named = [task for task in tasks if task in running]
+    if named:
+        names = ", ".join(sorted({describe(task._task_name(), task._options.key) for task in named}))
+        crew.events.put(
+            logging.WARNING, f"interrupted while {len(named)} tasks were running: {names}",
+            Event("interrupted", crew.prefix, task=names),
+        )  # fmt: skip
 
 
 def shut_down_all() -> None:
@@ -81,6 +119,16 @@ def _keep_interrupted_status() -> None:
         exec("raise KeyboardInterrupt")
 
 
+def task_of_thread(ident: int) -> TaskFuture | None:
+    """The task that a thread runs."""
+    for crew in _all_crews():
+        with crew.lock:
+            for worker in crew.workers:
+                if worker.thread.ident == ident:
+                    return worker.task
+    return None
+
+
 def _all_crews() -> list[Crew]:
     while True:
         try:
@@ -95,6 +143,9 @@ def _wait_for_all() -> None:
         crew.close(by_exit=True)
     _give_up_overdue()
     for crew in remaining:
+        hurry_interrupted(crew)
+        cancel_at_exit(crew)
+    for crew in remaining:
         crew.join()
 
 
@@ -102,7 +153,7 @@ def _give_up_overdue() -> None:
     for crew in _all_crews():
         for task in crew.running():
             if task.overdue:
-                crew.abandon(task)
+                task.give_up_at_exit()
 
 
 def flush_streams() -> None:
@@ -131,6 +182,9 @@ def _leave(crew: Crew) -> None:
             crew.events.put(
                 logging.ERROR, f"task {describe(event.task or '', event.key)} was running here:\n{event.stack}", event
             )
+            scope = task._scope
+            if scope is not None:  # whoever starts the program again starts them again
+                task.end_processes(scope, all_of_them=True)
         crew.events.flush(max(0.0, until - _clock.monotonic()))
     with contextlib.suppress(Exception):
         logger.critical(

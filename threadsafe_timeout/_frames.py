@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["current_frames", "frames_of_others", "users_frame"]
+__all__ = ["current_frames", "frames_of_others", "is_installed", "users_frame"]
 
 _lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
 
@@ -58,6 +58,19 @@ _STANDARD = os.path.dirname(os.__file__) + os.sep  # a string, as co_filename is
 _INSTALLED = ("site-packages", "dist-packages")
 
 
+def _is_standard(filename: str) -> bool:
+    return filename.startswith((_STANDARD, "<frozen")) and not _is_in_packages(filename)
+
+
+def _is_in_packages(filename: str) -> bool:
+    return any(directory in filename for directory in _INSTALLED)
+
+
+def is_installed(filename: str) -> bool:
+    """Whether a file is the standard library's or an installed package's: not the program's own."""
+    return _is_standard(filename) or _is_in_packages(filename)
+
+
 def users_frame(frame: FrameType | None) -> tuple[str, int, str] | None:
     """File, line and function of the innermost frame that is neither the standard library's, nor this library's, nor an
     HTTP client's: where the user's code is. The innermost of all if there is none. In `frames_of_others()`."""
@@ -65,9 +78,7 @@ def users_frame(frame: FrameType | None) -> tuple[str, int, str] | None:
     while frame is not None:
         code = frame.f_code
         module = frame.f_globals.get("__name__") or ""
-        standard = code.co_filename.startswith((_STANDARD, "<frozen")) and not any(
-            directory in code.co_filename for directory in _INSTALLED
-        )
+        standard = _is_standard(code.co_filename)
         testing = module.startswith("threadsafe_timeout.testing")
         if not standard and (testing or module.partition(".")[0] not in _PLUMBING):
             return code.co_filename, frame.f_lineno, code.co_qualname

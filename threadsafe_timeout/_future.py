@@ -25,7 +25,9 @@ from concurrent.futures._base import (
     RUNNING,
     _AsCompletedWaiter,  # private, the same since 3.2, and asked for its class only
 )
+from sys import _getframe
 from threading import Lock, RLock
+from types import FrameType
 from typing import Any
 
 from threadsafe_timeout import _clock, _scope
@@ -81,11 +83,13 @@ class _Waiters(list[Any]):
     """A future's waiters. It notes when one is taken out in vain; whether it was, only an unfinished future asks."""
 
     expired = False
+    looked_at = False  # it was no time limit: the timeout was 0, or there was another wait
     told = 0  # how many of them know that the future is finished
 
     def remove(self, waiter: Any) -> None:
         """What `wait` and `as_completed` end with, for each future."""
-        if not self.expired and _expired(waiter):
+        if _expired(waiter):
+            self.looked_at = self.looked_at or self.expired or _was_a_look(_getframe(1))
             self.expired = True
         super().remove(waiter)
 
@@ -96,6 +100,12 @@ def _expired(waiter: Any) -> bool:
         # Its generator is being closed, or it raises its TimeoutError right now.
         return isinstance(sys.exc_info()[1], TimeoutError)
     return not waiter.event.is_set()
+
+
+def _was_a_look(waiting: FrameType) -> bool:
+    """Whether `wait` or `as_completed`, in that frame, had no time to wait at all."""
+    timeout = waiting.f_locals.get("timeout")
+    return timeout is not None and timeout <= 0
 
 
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
@@ -110,6 +120,7 @@ class LightFuture(Future[Any]):
     _exception: BaseException | None = None
     _done_callbacks: Any = ()  # a list as soon as there is one
     _given_up = False
+    _looked_at = False  # see `_Waiters`
     _told = False  # that it is finished: those who waited
 
     def __init__(self) -> None:
@@ -122,12 +133,24 @@ class LightFuture(Future[Any]):
         condition = self._condition
         if condition.installed is None:
             condition.installed = _Waiters()
+        elif self._state not in _DONE and self.wait_expired:
+            self._looked_at = True
         return condition.installed
 
     @property
     def wait_expired(self) -> bool:
         """Whether somebody's wait with a timeout ended without it."""
         return self._given_up or getattr(self._condition.installed, "expired", False)
+
+    @property
+    def is_past_its_limit(self) -> bool:
+        """Whether one wait with a timeout has expired, and that was all that anybody has wanted of it."""
+        installed = self._condition.installed
+        if self._looked_at or self._done_callbacks or self._condition.waiting:
+            return False
+        if installed is not None and (installed.looked_at or len(installed) > installed.told):
+            return False
+        return self.wait_expired
 
     # Reading one attribute needs no lock; it only ever goes forward.
 
@@ -161,6 +184,8 @@ class LightFuture(Future[Any]):
 
     def _await(self, timeout: float | None) -> None:
         """Wait until the future is done. Raises TimeoutError, and `Cancelled` in a cancelled scope."""
+        if self.wait_expired or (timeout is not None and timeout <= 0):
+            self._looked_at = True
         scoped = _scope.current_scope() is not None
         registration = _scope.on_cancel(self._wake) if scoped else None
         until = None if timeout is None else _clock.monotonic() + timeout

@@ -25,16 +25,17 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import get_ident
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from threadsafe_timeout import _clock, _scope, _timer
+from threadsafe_timeout import _clean_up, _clock, _scope, _timer
+from threadsafe_timeout._clean_up import configure
 from threadsafe_timeout._codemap import Verdict, code_map
 from threadsafe_timeout._frames import current_frames
-from threadsafe_timeout._settings import settings
 from threadsafe_timeout._transparent import is_protected
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Target:
     def __init__(self, ident: int, now: float) -> None:
         self.ident = ident
         self.scopes: list[CancelScope] = []  # guarded by _timer.lock
-        self.insist_at = now + (settings().grace if _grace is None else _grace)
+        self.insist_at = now + _clean_up.grace_seconds()
         self.raised = False  # set by the target itself
         self.seen = False  # the hook ran in the target since the last look
         self.resting = False
@@ -151,15 +152,6 @@ class Target:
 _targets: dict[int, Target] = {}  # by thread ident; written under _timer.lock, read by the hook without
 _mechanism: Mechanism | None = None  # guarded by _timer.lock
 _look_at = float("inf")  # when the next look is due; guarded by _timer.lock
-_grace: float | None = None  # seconds; None: the setting
-
-
-def configure(*, grace: float | None) -> None:
-    """Set how many seconds after the cancellation interrupting becomes insistent (None: the `grace` setting)."""
-    global _grace
-    _grace = grace
-
-
 def pursue(scope: CancelScope, *, woken: bool = False) -> None:
     """Start interrupting the thread that is inside `scope`, which has just been cancelled; a moment later if it was
     `woken` from a call that raises by itself: in most cases there is nothing left to do then."""
@@ -253,35 +245,40 @@ def on_line(frame: FrameType, offset: int) -> None:
     if target is None:
         return
     target.seen = True
-    insist = _clock.monotonic() >= target.insist_at
-    if target.raised and not insist:
+    if target.raised and _clock.monotonic() < target.insist_at:
         return
     owed = _owed(target.ident)
     if owed is None:
         return
     scope, anchor = owed
+    insist = may_insist(target, scope)
+    if target.raised and not insist:
+        return
     if _may_raise(frame, offset, anchor, insist) or scope._is_over(frame):
         target.raised = not scope._once
         scope._deliver(frame)
 
 
+def may_insist(target: Target, scope: CancelScope) -> bool:
+    """Whether its grace has passed, and that of its clean-up after `scope`, if it has begun with one."""
+    now = _clock.monotonic()
+    return now >= target.insist_at and now >= _clean_up.cleans_up_until(scope, target.ident)
+
+
 def _owed(ident: int) -> tuple[CancelScope, CancelScope] | None:
-    """The scope whose `Cancelled` is due in the current context, and the thread's scope it can be raised in."""
-    return _owed_from(_scope._current.get(), ident, _clock.monotonic())
+    """The scope whose `Cancelled` is due in this thread, and the thread's scope it can be raised in."""
+    return owed_of(_scope.around(), ident)
 
 
-def _owed_from(scope: CancelScope | None, ident: int, now: float) -> tuple[CancelScope, CancelScope] | None:
-    """The same from `scope` outwards."""
+def owed_of(scopes: Iterable[CancelScope], ident: int) -> tuple[CancelScope, CancelScope] | None:
+    """The same, of `scopes` from the inside outwards."""
     anchor, found = None, None
-    while scope is not None:
+    for scope in scopes:
         if scope._thread == ident and scope._frame is not None:
             anchor = scope
         within = scope if scope._once else anchor
         if scope._cancelled and within is not None:
             found = scope, within
-        if scope._shield_until > now:
-            break
-        scope = scope._parent
     return found
 
 

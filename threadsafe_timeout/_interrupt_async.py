@@ -146,8 +146,7 @@ class _Interruption(Cancelled):
             scope._deliver(sys._getframe(1))  # what its handler raises takes the place of what was sent
             # It returned, and what was sent cannot be called back.
             return InterruptedError("SIGALRM's handler returned")  # type: ignore[return-value]  # what is raised
-        scope._delivered = True
-        return Cancelled._of(scope)  # type: ignore[return-value]  # the plain one: nobody is to see this class
+        return scope._owed(sys._getframe(1))  # type: ignore[return-value]  # the plain one: nobody is to see this class
 
 
 def _trace_from(frame: FrameType | None) -> None:
@@ -238,14 +237,14 @@ class AsyncException:
         target = _interrupt._targets.get(ident)
         if target is None or frame is None or (target.raised and _clock.monotonic() < target.insist_at):
             return None
-        insist = _clock.monotonic() >= target.insist_at
         offset = frame.f_lasti
         lands = arrival(frame.f_code, offset)
         if lands is None:
             return id(frame), offset
         shields = _scope._Shield.active
         owed = _owed(target, shields)
-        if owed is None:
+        insist = owed is not None and _interrupt.may_insist(target, owed[0])
+        if owed is None or (target.raised and not insist):
             return None
         scope, anchor = owed
         if scope._once and (self._failed.get(ident, 0) < _LAST_RESORT or not scope._will_raise()):
@@ -392,10 +391,18 @@ def _owed(target: _interrupt.Target, shields: Shields) -> tuple[CancelScope, Can
         scopes = list(target.scopes)
     ours = [shield for shield in shields if shield._thread == target.ident and shield._shield_until > now]
     for scope in scopes:
-        found = _interrupt._owed_from(scope, target.ident, now)
+        found = _interrupt.owed_of(_outwards(scope, now), target.ident)
         if found is not None and not any(_encloses(found[1], shield) for shield in ours):
             return found
     return None
+
+
+def _outwards(scope: CancelScope | None, now: float) -> Iterator[CancelScope]:
+    while scope is not None:
+        yield scope
+        if scope._shield_until > now:
+            return
+        scope = scope._parent
 
 
 def _encloses(scope: CancelScope, inner: CancelScope | None) -> bool:

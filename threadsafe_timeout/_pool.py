@@ -10,11 +10,12 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor as StandardThreadPoolExecutor
-from contextvars import copy_context
+from sys import _getframe
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from threadsafe_timeout import _clock, _exit, _scope
+from threadsafe_timeout._expired_waits import POLICIES, cancel_expired
 from threadsafe_timeout._health import PoolHealth, health_of
 from threadsafe_timeout._scope import check_seconds
 from threadsafe_timeout._settings import settings
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["StandardThreadPoolExecutor", "Submitter", "ThreadPoolExecutor"]
 
 T = TypeVar("T")
+# Abandoned threads that a process can afford. Each takes 25 to 60 KiB of memory and, in a network call, one of the 1024
+# descriptors that a process usually may have: see docs/pool.md.
+_CHEAP = 256
 
 
 class ThreadPoolExecutor(StandardThreadPoolExecutor):
@@ -42,12 +46,16 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
       `DeadlineExceeded`, and its worker is replaced.
     - `grace`: seconds between those rungs (default: the `grace` setting, 2).
     - `max_abandoned`: how many abandoned threads may be alive before `submit` raises `PoolExhausted`
-      (default: twice the workers).
+      (default: 256, or twice the workers if that is more).
     - `on_exhausted`: `"raise"` does just that; `"exit"` also ends the process, with status 75, after saving what is
       owed and logging where every task is (default: the `on_exhausted` setting, `raise`).
+    - `on_expired_wait`: what becomes of a task whose only wait with a timeout has expired, and whose outcome nobody can
+      ask for any more, when the pool is left: `"cancel"`, `"single"` (only if it is the one task of a pool with one
+      worker) or `"wait"`, as the standard pool (default: the `on_expired_wait` setting, `cancel`).
     - `checkpoint`: a `CheckpointWriter` in which tasks submitted `with_options(key=…)` are saved.
 
-    Leaving the `with` block waits for the tasks as ever, but not for abandoned ones. Left by an exception, it cancels
+    Leaving the `with` block, or `shutdown()`, waits for the tasks as ever, but not for abandoned ones, nor for those
+    whose time limit has passed (`on_expired_wait`): these get one `grace`. Left by an exception, it cancels
     the tasks for which a `result(timeout)`, `wait`, `as_completed` or `map` with a timeout had waited in vain, and
     gives them one `grace`; left by Ctrl-C, it cancels all of them.
 
@@ -66,6 +74,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         grace: float | None = None,
         max_abandoned: int | None = None,
         on_exhausted: Literal["raise", "exit"] | None = None,
+        on_expired_wait: Literal["cancel", "single", "wait"] | None = None,
         checkpoint: CheckpointWriter | None = None,
     ) -> None:
         # Not super().__init__(): its queue, threads and semaphore are what this class replaces.
@@ -82,11 +91,13 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         self._task_timeout = None if task_timeout is None else check_seconds("task_timeout", task_timeout)
         grace = chosen.grace if grace is None else check_seconds("grace", grace)
         if max_abandoned is None:
-            max_abandoned = 2 * max_workers if chosen.max_abandoned is None else chosen.max_abandoned
+            max_abandoned = max(_CHEAP, 2 * max_workers) if chosen.max_abandoned is None else chosen.max_abandoned
         if max_abandoned < 0:
             raise ValueError(f"max_abandoned must be >= 0, got {max_abandoned}")
         if on_exhausted not in (None, "raise", "exit"):
             raise ValueError(f"on_exhausted must be 'raise' or 'exit', got {on_exhausted!r}")
+        if on_expired_wait not in (None, *POLICIES):
+            raise ValueError(f"on_expired_wait must be 'cancel', 'single' or 'wait', got {on_expired_wait!r}")
         self._checkpoint = checkpoint
         self._max_workers = max_workers
         number = StandardThreadPoolExecutor._counter  # type: ignore[attr-defined]  # one sequence of names for both
@@ -98,6 +109,8 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             grace=grace,
             max_abandoned=max_abandoned,
             on_exhausted=on_exhausted or chosen.on_exhausted,
+            catchable=chosen.catchable_timeout == "all",
+            on_expired_wait=on_expired_wait or chosen.on_expired_wait,
             initializer=initializer,
             initargs=initargs,
         )
@@ -137,7 +150,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             fn, options = prepare(fn, args, kwargs)
             return self._submit(options, fn, args, kwargs)
         _scope.raise_if_cancelled()
-        task = TaskFuture(self._crew, self._default_options, copy_context(), fn, args, kwargs)
+        task = TaskFuture(self._crew, self._default_options, _scope.context_for_children(), fn, args, kwargs)
         self._crew.submit(task)
         return task
 
@@ -145,7 +158,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
         _scope.raise_if_cancelled()
-        task = TaskFuture(self._crew, options, copy_context(), fn, args, kwargs)
+        task = TaskFuture(self._crew, options, _scope.context_for_children(), fn, args, kwargs)
         try:
             self._crew.submit(task)
         except BaseException:
@@ -197,9 +210,12 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         chunksize: int = 1,
     ) -> Iterator[T]:
         """As the standard `map`: results in order, the first timeout or exception met is raised, and leaving the
-        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads."""
+        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads.
+
+        `fn` meets its task's deadline first as a `DeadlineExceeded` (a `TimeoutError`) that it can catch, so that an
+        `except Exception` of its own can return a result all the same; see the `catchable_timeout` setting."""
         until = None if timeout is None else _clock.monotonic() + timeout
-        futures: list[Any] = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
+        futures: list[Any] = [_submit_catchable(self.submit, fn, *args) for args in zip(*iterables, strict=False)]
 
         def results() -> Iterator[T]:
             try:
@@ -225,6 +241,9 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         """
         self._crew.close(cancel_pending=cancel_futures)
         if wait:
+            _exit.hurry_interrupted(self._crew)
+            if timeout is None:
+                cancel_expired(self._crew, _getframe(1))
             self._crew.join(timeout)
 
     def __exit__(
@@ -262,6 +281,14 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         callbacks and log lines behind it, and nothing else.
         """
         return self._crew.events.listen(callback)
+
+
+def _submit_catchable(submit: Callable[..., Future[Any]], fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Submit a task whose deadline its own handlers see first."""
+    future = submit(fn, *args, **kwargs)
+    if isinstance(future, TaskFuture) and settings().catchable_timeout != "off":  # a subclass may return what it likes
+        future.make_catchable()
+    return future
 
 
 def _cancel_pending(future: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from threadsafe_timeout import _clock, _timer
 
 if TYPE_CHECKING:
+    from threadsafe_timeout._clean_up import Evidence
     from threadsafe_timeout._scope import CancelScope
 
 __all__ = ["Registration", "run_all"]
@@ -37,7 +38,7 @@ def run_all(registrations: Iterable[_Runnable]) -> None:
 class Registration:
     """A callback that runs when one of some scopes is cancelled."""
 
-    __slots__ = ("_alarms", "_callback", "_running", "_scopes")
+    __slots__ = ("_alarms", "_callback", "_clean_up", "_running", "_scopes")
 
     def __init__(self, callback: Callable[[], object], alarms: bool = True) -> None:
         self._alarms = alarms  # whether it also runs for these, after which the thread may go on
@@ -48,10 +49,16 @@ class Registration:
         # Made when it runs: most never do, and every patched call in a scope has one of these.
         self._running: threading.RLock | None = None  # guarded by _timer.lock
         self._scopes: list[CancelScope] = []  # guarded by _timer.lock
+        # What it was made in, and what wakes it when the grace of that is over. Guarded by _timer.lock.
+        self._clean_up: tuple[Evidence | None, list[_timer.Entry]] | None = None
 
     def attach(self, scope: CancelScope | None) -> None:
-        """Listen to `scope` and to all around it, up to a shield that is up; run at once if one is cancelled."""
+        """Listen to `scope` and to all around it, up to a shield that is up; run at once if one is cancelled.
+
+        In clean-up, of the scopes that were there when that began, it listens to none, and runs when its grace is over.
+        """
         cancelled = False
+        innermost = scope
         with _timer.lock:
             if self._callback is None:
                 return
@@ -71,8 +78,44 @@ class Registration:
                 if scope._shield_until > now:
                     break
                 scope = scope._parent
+            if cancelled:
+                cancelled = not self._attach_in_clean_up(innermost, now)
         if cancelled:
             self.run()
+
+    def _attach_in_clean_up(self, innermost: CancelScope | None, now: float) -> bool:
+        """False if a scope from `innermost` on is cancelled and not kept out. The caller holds _timer.lock."""
+        from threadsafe_timeout import _clean_up, _scope
+
+        scopes = _scope._chain(innermost) if innermost is not None else []
+        if self._clean_up is None:
+            # In the thread it was made in. (Another one, which lowers a shield, finds none: a shield that is put up in
+            # clean-up stays up as long as that may take.)
+            self._clean_up = _clean_up.evidence(scopes), []
+        evidence, entries = self._clean_up
+        if evidence is None:
+            return False
+        for scope in scopes:
+            if scope._once and not self._alarms:
+                continue
+            if scope._cancelled:
+                until = evidence.keeps_out_until(scope)
+                if until <= now:
+                    return False
+                entries.append(_timer.arm(until, self.run))
+            elif evidence.precedes(scope):
+                self._leave(scope)
+            elif scope._state < 2 and scope not in self._scopes:
+                scope._callbacks = scope._callbacks or {}
+                scope._callbacks[self] = None
+                self._scopes.append(scope)
+        return True
+
+    def _leave(self, scope: CancelScope) -> None:
+        if scope._callbacks is not None:
+            scope._callbacks.pop(self, None)
+        if scope in self._scopes:
+            self._scopes.remove(scope)
 
     def run(self) -> None:
         with _timer.lock:
@@ -95,6 +138,9 @@ class Registration:
                 if scope._callbacks is not None:
                     scope._callbacks.pop(self, None)
             self._scopes.clear()
+            if self._clean_up is not None:
+                for entry in self._clean_up[1]:
+                    _timer.disarm(entry)
             running = self._running
             if running is None:
                 self._callback = None

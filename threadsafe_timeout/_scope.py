@@ -5,8 +5,9 @@ Guarantees:
 - A scope's deadline is an absolute instant, fixed once, on entry, and moved only by assigning to `deadline`. What
   holds inside is the earliest deadline of all scopes around, up to the nearest shield that is still up.
 - Cancellation is level-triggered: from the moment a scope is cancelled until it is left, every cooperative point
-  inside raises `Cancelled`. Code that swallows it meets it again at the next one, and `deadline` raises at its edge
-  even if every one was swallowed. A thread that meets no cooperative point is interrupted (see `_interrupt`).
+  inside raises `Cancelled`, except in code that cleans up after it, which has one grace (see `_clean_up`). Code that
+  swallows it meets it again at the next point, and `deadline` raises at its edge even if every one was swallowed. A
+  thread that meets no cooperative point is interrupted (see `_interrupt`).
 - A scope turns only its own `Cancelled` into what its user sees. When several scopes around are cancelled, the
   outermost one's is raised: unwinding further is what all of them ask for.
 - A scope is cancelled under `_timer.lock`. Leaving takes no lock: a cancellation that crosses it counts as one that
@@ -18,7 +19,8 @@ Guarantees:
 What the pool and the patches use:
 
 - `current_scope()`, `cancelled_scope()` (the outermost cancelled one around, or None), `raise_if_cancelled()`;
-  `cancel_pending()` for who holds a lock.
+  `cancel_pending()` for code that holds a lock. A pool's thread is in the scope of its task, whatever its context says.
+- `context_for_children()`: what a task that is started elsewhere is to be started in.
 - `time_remaining()`: seconds to the earliest deadline around, `inf` without one.
 - `on_cancel(callback)`: a `Registration` on every scope around; the callback runs, in whichever thread cancels, when
   one of them is cancelled, or, but for `alarms=False`, when an alarm goes off. After `unregister()` has returned it is
@@ -31,13 +33,14 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Collection
-from contextvars import Context, ContextVar, Token
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextvars import Context, ContextVar, Token, copy_context
 from threading import get_ident
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
-from threadsafe_timeout import _clock, _timer
+from threadsafe_timeout import _clean_up, _clock, _timer
+from threadsafe_timeout._clean_up import NOBODY, Deliveries
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._registration import Registration, run_all
 
@@ -48,9 +51,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CancelScope",
     "Registration",
+    "around",
+    "attach_here",
     "cancel_pending",
     "cancelled_scope",
     "check_cancelled",
+    "context_for_children",
     "current_deadline",
     "current_scope",
     "deadline",
@@ -64,7 +70,9 @@ __all__ = [
     "shield",
     "sleep",
     "take_over",
+    "task_scope",
     "time_remaining",
+    "workers",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,7 +117,7 @@ class CancelScope:
     _deadline: float  # written under _timer.lock once entered
     _reason: str | None  # guarded by _timer.lock
     _cancelled: bool  # written under _timer.lock, and only ever from False to True
-    _delivered: bool
+    _delivered: Deliveries  # one for all until it is cancelled
     _state: int  # written by the thread that enters and leaves
     _callbacks: dict[Registration, None] | None  # guarded by _timer.lock
     _entry: _timer.Entry | None  # guarded by _timer.lock
@@ -174,6 +182,7 @@ class CancelScope:
             if self._cancelled or self._state is _DONE:
                 return False
             self._reason = self._reason or reason
+            self._delivered = Deliveries(_clock.monotonic(), self._grace_seconds())
             self._cancelled = True
             callbacks = list(self._callbacks or ())
             if self._entry is not None:
@@ -293,6 +302,8 @@ class CancelScope:
             self._misnested(inside, frame, exc)
         if not self._cancelled:
             return False
+        for clean_up in list(self._delivered.values()):
+            clean_up.forget()
         return self._close(exc, own or (isinstance(exc, Cancelled) and exc.scope is self))
 
     def _misnested(self, inside: CancelScope | None, frame: FrameType | None, exc: BaseException | None) -> None:
@@ -362,8 +373,18 @@ class CancelScope:
 
     def _deliver(self, frame: FrameType | None = None) -> None:
         """Raise what is owed, in the thread that owes it; `frame` is where it is, if it was interrupted."""
-        self._delivered = True
-        raise Cancelled._of(self)
+        raise self._owed(frame)
+
+    def _owed(self, frame: FrameType | None = None) -> Cancelled | DeadlineExceeded:
+        """What is to be raised in this thread; the grace of its clean-up begins with the first one."""
+        return _clean_up.deliver(self, _chain(shielded=True), frame or _getframe(1))
+
+    def _soften(self, cancelled: Cancelled) -> DeadlineExceeded | None:
+        """What is raised in place of `cancelled` for the code inside to catch; None if that has to stay."""
+        return None
+
+    def _grace_seconds(self) -> float:
+        return _clean_up.grace_seconds()
 
     def _unset(self) -> None:
         """For alarms; so are the next two."""
@@ -437,6 +458,11 @@ class _Shield(CancelScope):
         super().__enter__(_frame or _getframe(1))
         if _fenced(self._parent):
             self._shield_until = -math.inf
+        else:
+            # In clean-up it keeps out what the clean-up does: another thread lowers it, and cannot ask this one.
+            until, _ = _kept_out(_chain(self._parent))
+            if until != math.inf:
+                self._shield_until = max(self._shield_until, until)
         with _timer.lock:
             _Shield.active |= {self}
             self._lowering = _timer.arm(self._shield_until, self._lower)
@@ -457,6 +483,21 @@ class _Shield(CancelScope):
             waiting = list(self._callbacks or ())
         for registration in waiting:
             registration.attach(self._parent)
+
+
+class _Inherited(_Shield):
+    """What the children of a clean-up have left of its grace: a shield that nobody enters, in their context."""
+
+    __slots__ = ()
+
+    def __init__(self, until: float) -> None:
+        _prepare(self, None, None)
+        self._parent, self._thread, self._frame, self._entered_by = _current.get(), get_ident(), None, -1
+        self._entered_at = _clock.monotonic()
+        self._state = _ACTIVE
+        self._shield_until = until
+        with _timer.lock:
+            self._lowering = _timer.arm(until, self._lower)
 
 
 class _Extras:
@@ -531,20 +572,104 @@ def on_cancel(callback: Callable[[], object], *, alarms: bool = True) -> Registr
     than wake wants no `alarms`.
     """
     registration = Registration(callback, alarms)
-    registration.attach(_current.get())
+    attach_here(registration)
     return registration
+
+
+def attach_here(registration: Registration) -> None:
+    """Have `registration` listen to the scopes around."""
+    registration.attach(_current.get())
+    if workers and (hidden := _hidden_task()) is not None:
+        registration.attach(hidden)
+
+
+class _Worker(Protocol):
+    """A thread of a pool, as scopes see it."""
+
+    def scope_in_force(self) -> CancelScope | None:
+        """The scope of the task it runs, or was given up in."""
+
+
+# By thread ident. Each thread of a pool enters and removes itself; read without a lock.
+workers: dict[int, _Worker] = {}
+
+
+def task_scope() -> CancelScope | None:
+    """If this is a thread of a pool: the scope of the task it runs. The context may not know it: one that was copied
+    elsewhere, and entered in the task (`Context.run`), has only the scopes there."""
+    worker = workers.get(get_ident())
+    scope = worker.scope_in_force() if worker is not None else None
+    return scope if scope is not None and scope._state is _ACTIVE else None
+
+
+def _hidden_task() -> CancelScope | None:
+    """`task_scope()`, if the context does not know it and no shield keeps it out."""
+    task, scope, now = task_scope(), _current.get(), _clock.monotonic()
+    while scope is not None:
+        if scope is task or scope._shield_until > now:
+            return None
+        scope = scope._parent
+    return task
 
 
 def current_scope() -> CancelScope | None:
     """The innermost scope around, or None."""
-    return _current.get()
-
-
-def cancelled_scope() -> CancelScope | None:
-    """The outermost cancelled scope around that no shield keeps out, or None."""
     scope = _current.get()
+    return task_scope() if scope is None and workers else scope
+
+
+def _chain(scope: CancelScope | None = None, *, shielded: bool = False) -> list[CancelScope]:
+    """The scopes from `scope` (the innermost one around) outwards, up to a shield that is up (or beyond it, if
+    `shielded`); with that of the task, if this is a thread of a pool."""
+    scope = scope or _current.get()
+    task = task_scope() if workers else None
+    found: list[CancelScope] = []
+    now = _clock.monotonic()
+    while scope is not None or task is not None:
+        if scope is None:
+            scope, task = task, None
+            continue
+        if scope is task:
+            task = None
+        found.append(scope)
+        if scope._shield_until > now and not shielded:
+            break
+        scope = scope._parent
+    return found
+
+
+def around() -> Iterator[CancelScope]:
+    """The scopes around, from the inside outwards, up to a shield that is up."""
+    return iter(_chain())
+
+
+def _kept_out(scopes: list[CancelScope]) -> tuple[float, CancelScope | None]:
+    """In clean-up: until when the cancelled ones of `scopes` are kept out (`inf` if none is cancelled), and the
+    outermost one that is not."""
+    cancelled = [scope for scope in scopes if scope._cancelled]
+    if not cancelled:
+        return math.inf, None
+    evidence = _clean_up.evidence(scopes)
+    if evidence is None:
+        return -math.inf, cancelled[-1]
+    now, earliest, found = _clock.monotonic(), math.inf, None
+    for scope in cancelled:
+        until = evidence.keeps_out_until(scope)
+        earliest = min(earliest, until)
+        if until <= now:
+            found = scope
+    return earliest, found
+
+
+def cancelled_scope(*, always: bool = False) -> CancelScope | None:
+    """The outermost cancelled scope around, or None. Not one that a shield keeps out; nor one that this thread cleans
+    up after, unless `always`."""
+    scope = _current.get()
+    task = task_scope() if workers else None
     if scope is None:
-        return None
+        if task is None:
+            return None
+        scope, task = task, None
     now = _clock.monotonic()
     found = None
     while scope is not None:
@@ -553,39 +678,51 @@ def cancelled_scope() -> CancelScope | None:
             scope._expire()  # the timer thread may be a moment late; a scope that was left stays as it was
         if scope._cancelled:
             found = scope
-        if scope._shield_until > now:
+        if scope is task:
+            task = None
+        if scope._shield_until > now and not (always and type(scope) is _Inherited):
             break
         scope = scope._parent
+        if scope is None:
+            scope, task = task, None
+    if found is not None and not always:
+        return _kept_out(_chain())[1]
     return found
 
 
 def cancel_pending() -> bool:
-    """Whether a scope around is cancelled. Only reads: to be used by who holds a lock that a callback may want, where
-    `cancelled_scope()`, which may expire a scope and so run callbacks, could deadlock."""
-    scope = _current.get()
-    if scope is None:
+    """Whether a scope around is cancelled. Only reads: to be used by code that holds a lock that a callback may want,
+    where `cancelled_scope()`, which may expire a scope and so run callbacks, could deadlock."""
+    if _current.get() is None and not workers:
         return False
-    now = _clock.monotonic()
-    while scope is not None:
-        if scope._cancelled:
-            return True
-        if scope._shield_until > now:
-            return False
-        scope = scope._parent
-    return False
+    scopes = _chain()
+    return any(scope._cancelled for scope in scopes) and _kept_out(scopes)[1] is not None
 
 
-def raise_if_cancelled() -> None:
-    """Raise `Cancelled` if a scope around is cancelled: what every cooperative point does.
+def raise_if_cancelled(*, always: bool = False) -> None:
+    """Raise `Cancelled` if a scope around is cancelled: what every cooperative point does. `always`: also in clean-up.
 
     An alarm that is due has its handler run, which may raise something of its own, or nothing: whoever was woken from
     a wait and comes out of here goes on waiting.
     """
-    while (scope := cancelled_scope()) is not None:
+    while (scope := cancelled_scope(always=always)) is not None:
         scope._deliver()
 
 
-check_cancelled = raise_if_cancelled
+def context_for_children() -> Context:
+    """A copy of the present context, to start a task in elsewhere. In clean-up it has a shield for what is left of the
+    grace."""
+    context = copy_context()
+    if _current.get() is not None or workers:
+        until, refused = _kept_out(_chain())
+        if until != math.inf and refused is None:
+            context.run(_current.set, _Inherited(until))
+    return context
+
+
+def check_cancelled() -> None:
+    """Raise `Cancelled` if a scope around is cancelled and this is no clean-up: a cooperative point of your own."""
+    raise_if_cancelled()
 
 
 def run_due_alarms() -> None:
@@ -601,7 +738,27 @@ def take_over(context: Context) -> None:
 
 def current_deadline() -> float:
     """The earliest deadline around, in monotonic seconds; `inf` if there is none, `-inf` if already cancelled."""
-    return _earliest(_current.get())
+    scope = _current.get()
+    if scope is None and not workers:
+        return math.inf
+    earliest = _earliest(scope)
+    if workers:
+        earliest = min(earliest, _earliest(_hidden_task()))
+    return earliest if earliest != -math.inf else _earliest_in_clean_up()
+
+
+def _earliest_in_clean_up() -> float:
+    scopes = _chain()
+    evidence = _clean_up.evidence(scopes)
+    if evidence is None:
+        return -math.inf
+    earliest = math.inf
+    for scope in scopes:
+        if scope._cancelled:
+            earliest = min(earliest, evidence.keeps_out_until(scope))
+        elif scope._state is not _DONE and not evidence.precedes(scope):
+            earliest = min(earliest, scope._deadline)
+    return earliest if earliest > _clock.monotonic() else -math.inf
 
 
 def _earliest(scope: CancelScope | None) -> float:
@@ -682,7 +839,8 @@ def _copy(scope: _FailScope, name: str | None) -> _FailScope:
 def _prepare(scope: S, name: str | None, seconds: float | None) -> S:
     """What a new scope starts with. A call of the class, which ends here too, costs as much as all of this again."""
     scope.name = name
-    scope.cancelled_caught = scope._cancelled = scope._delivered = False
+    scope.cancelled_caught = scope._cancelled = False
+    scope._delivered = NOBODY
     scope._state = _NEW
     scope._deadline = _INFINITY
     scope._reason = scope._callbacks = scope._entry = scope._extras = None

@@ -30,9 +30,16 @@ class Settings:
     grace: float = 2.0
     """Seconds between the rungs of the ladder: cancel, interrupt, abandon."""
     max_abandoned: int | None = None
-    """Abandoned threads alive before `submit` fails. None: twice the pool's workers."""
+    """Abandoned threads alive before `submit` fails. None: 256, or twice the pool's workers if that is more."""
     on_exhausted: str = "raise"
     """What happens past `max_abandoned`. `raise`: `submit` fails; `exit`: the process is left with status 75."""
+    catchable_timeout: str = "map"
+    """Whose tasks meet their deadline first as a `TimeoutError` that their own handlers can catch, once, and only then
+    as `Cancelled`. `map`: those of `map` and its like; `all`: every pool task; `off`: none."""
+    on_expired_wait: str = "cancel"
+    """What happens, when a pool is left, to a task whose only wait with a timeout has expired and whose outcome nobody
+    can ask for any more. `cancel`: it is cancelled; `single`: only if it is the one task of a pool with one worker;
+    `wait`: it is waited for, as the standard pool does."""
     llm_timeout: float | None = 120.0
     """Seconds one LLM call may take in total, retries and back-off included, in a scope or not."""
     llm_first_byte: float | None = None
@@ -108,6 +115,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "grace": _duration,
     "max_abandoned": _optional(_whole),
     "on_exhausted": _choice("raise", "exit"),
+    "catchable_timeout": _choice("map", "all", "off"),
+    "on_expired_wait": _choice("cancel", "single", "wait"),
     "llm_timeout": _optional(_duration),
     "llm_first_byte": _optional(_duration),
     "llm_idle_content": _optional(_duration),

@@ -4,7 +4,8 @@ Guarantees:
 
 - Exactly one of {result, exception, timeout} reaches the future: whoever wins `claim()` settles it, once.
 - The ladder starts when any scope around the task is cancelled: its own deadline, `future.cancel()`, its token, or a
-  scope of the submitter's. After `grace` the interrupt insists, after another `grace` the pool abandons the thread.
+  scope of the submitter's. After `grace` the interrupt insists, after another `grace` the pool abandons the thread. A
+  rung waits for the clean-up of the task, which has a grace from its own beginning.
 - A task that is settled holds neither its function nor its arguments nor its context.
 
 The future *is* the task: one object to make for each call, not three.
@@ -13,18 +14,22 @@ The future *is* the task: one object to make for each call, not three.
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, replace
+from threading import get_ident
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout import _clock, _interrupt, _scope, _timer
+from threadsafe_timeout import _clean_up, _clock, _interrupt, _processes, _scope, _timer
+from threadsafe_timeout._catchable import in_library
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
 from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
 from threadsafe_timeout._future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
+from threadsafe_timeout._names import name_of
 
 if TYPE_CHECKING:
     from threadsafe_timeout._tokens import CancelToken
@@ -56,17 +61,20 @@ class TaskOptions:
 
 
 _NO_OPTIONS = TaskOptions()
+_MOMENT = 0.25  # seconds: what a thread gets to end when its clean-up's time is over, or to begin with that at exit
 # Whose outcome counts: nobody's yet; that of the worker whose hand it is in; that of whoever gave it up.
 _UNCLAIMED, _BY_WORKER, _GIVEN_UP = 0, 1, 2
 
 
-class _TaskScope(_scope._FailScope):
+class _TaskScope(_processes.ProcessOwner):
     """A task's scope: cancelling it starts the task's ladder. (A registration for each task would cost as much as the
     scope does.)"""
 
-    __slots__ = ("_fenced", "task")
+    __slots__ = ("_fenced", "_softened", "catchable", "task")
     _fenced: bool
     task: TaskFuture | None  # until the task is released: contexts that inherit the scope may outlive it by far
+    catchable: bool  # whether the task's own handlers are to see its deadline first
+    _softened: bool  # whether that is all they have seen
 
     def _cancel(self, reason: str, *, interrupt: bool) -> bool:
         task = self.task
@@ -75,6 +83,35 @@ class _TaskScope(_scope._FailScope):
             if self._state != _scope._DONE:  # also if it is about to be entered: the task has begun
                 task._begin_ladder(reason)
         return super()._cancel(reason, interrupt=interrupt)
+
+    def _owed(self, frame: FrameType | None = None) -> Cancelled | DeadlineExceeded:
+        cancelled = super()._owed(frame)
+        assert isinstance(cancelled, Cancelled)
+        if self.catchable and not in_library():
+            return self._soften(cancelled) or cancelled
+        if self._thread == get_ident():
+            self._softened = False
+        return cancelled
+
+    def _soften(self, cancelled: Cancelled) -> DeadlineExceeded | None:
+        """Once, in the task's own thread, for its own deadline."""
+        task = self.task
+        if not self.catchable or self._reason != "deadline" or self._thread != get_ident() or task is None:
+            return None
+        self.catchable = False
+        self._softened = True
+        error = task._timed_out(self._reason)
+        error._clean_up, error._attempt, error.scope = cancelled._clean_up, cancelled._attempt, self
+        error.__cause__ = cancelled
+        return error
+
+    def _close(self, exc: BaseException | None, own: bool) -> bool:
+        # A task that has caught its deadline, and returned without another call, has its result.
+        return False if exc is None and self._softened else super()._close(exc, own)
+
+    def _grace_seconds(self) -> float:
+        task = self.task
+        return task._crew.grace if task is not None else super()._grace_seconds()
 
     def _inherit(self, parent: _scope.CancelScope) -> None:
         # A task whose submitter is cancelled has no time left either.
@@ -101,6 +138,7 @@ class TaskFuture(LightFuture):
     _rung: _timer.Entry | None = None  # the next rung; guarded by _timer.lock
     _reason: str | None = None  # why it is on the ladder
     _insisting = False  # it has climbed the second
+    _bereft = False  # processes that it had started were ended while it ran: what it returns may lack a part
     _hurried = False  # somebody waited for it, in vain, and left: the next rung is the last
     _undo: list[Callable[[], object]] | None = None  # what to take back when it ends
 
@@ -119,7 +157,8 @@ class TaskFuture(LightFuture):
         self._options = options
         self._call: tuple[Context, Callable[..., Any], Any, Any] | None = (context, function, args, kwargs)
         scope = _scope._prepare(_scope._new(_TaskScope), None, options.timeout)
-        scope._fenced = False
+        scope._fenced = scope._softened = False
+        scope.catchable = crew.catchable
         scope.task = self
         self._scope: _TaskScope | None = scope
 
@@ -161,6 +200,12 @@ class TaskFuture(LightFuture):
         self._hurried = True
         self._cancel(reason)
 
+    def make_catchable(self) -> None:
+        """Have its own handlers see its deadline first."""
+        scope = self._scope
+        if scope is not None:
+            scope.catchable = True
+
     # For the worker
 
     def run(self) -> tuple[Any, BaseException | None]:
@@ -173,13 +218,19 @@ class TaskFuture(LightFuture):
             left = max(0.0, self._options.deadline - _clock.monotonic())
             scope._budget = left if scope._budget is None else min(left, scope._budget)
         try:
-            return context.run(_run_in_scope, scope, function, args, kwargs), None
+            result = context.run(_run_in_scope, scope, function, args, kwargs)
+            return (None, self._timed_out(self._reason)) if self._bereft else (result, None)
         except Cancelled as exc:
+            if self._rung is not None:
+                self.end_processes(scope, all_of_them=False)
             # A BaseException that reaches whoever asks for the result would end his whole batch.
             return None, self._timed_out(exc.scope.reason)
         except BaseException as exc:
+            if self._rung is not None:
+                self.end_processes(scope, all_of_them=False)
             # The future gets whatever it is, as in the standard pool, from the task's own frame on.
-            return None, exc.with_traceback(_theirs(exc))
+            error = exc.with_traceback(_theirs(exc))
+            return None, self._failed_bereft(error) if self._bereft else error
         finally:
             del self  # that frame's f_back is this one: the future would hold itself
 
@@ -297,8 +348,7 @@ class TaskFuture(LightFuture):
     def _task_name(self) -> str:
         if self._name is None:
             call = self._call
-            function = call[1] if call is not None else None
-            self._name = self._options.name or getattr(function, "__qualname__", None) or type(function).__name__
+            self._name = self._options.name or ("?" if call is None else name_of(call[1], call[2]))
         return self._name
 
     def elapsed(self) -> float:
@@ -320,6 +370,14 @@ class TaskFuture(LightFuture):
     def _timed_out(self, reason: str | None) -> DeadlineExceeded:
         return DeadlineExceeded(self._task_name(), self._options.timeout, self.elapsed(), reason)
 
+    def _failed_bereft(self, error: BaseException) -> BaseException:
+        """What a task failed with whose processes were ended: that its time was up, most likely because of that."""
+        if isinstance(error, DeadlineExceeded):
+            return error
+        timed_out = self._timed_out(self._reason)
+        timed_out.__cause__ = error
+        return timed_out
+
     def timed_out_outcome(self) -> Outcome:
         return Outcome(error=self._timed_out(self._reason))
 
@@ -334,7 +392,7 @@ class TaskFuture(LightFuture):
         self._tell("overdue", logging.INFO, "was cancelled")
 
     def _climb(self) -> None:
-        if self._claimed:
+        if self._claimed or self._cleans_up(self._climb):
             return
         if self._hurried:
             self._crew.abandon(self)
@@ -347,14 +405,43 @@ class TaskFuture(LightFuture):
         if scope is not None and scope._state == _scope._ACTIVE:
             _interrupt.insist(scope._thread)
         self._tell("interrupting", logging.WARNING, f"has not ended {self._crew.grace:g} s after it was cancelled")
+        if scope is not None and not _was_delivered(scope) and _processes.any_running(scope):
+            # It is stuck in one of them, most likely: in its pipe. Noted first: it may return, with what came through
+            # the pipe, as soon as that breaks.
+            self._bereft = True
+            self._bereft = self.end_processes(scope, all_of_them=True)
 
-    def _set_rung(self, climb: Callable[[], object]) -> bool:
-        """Arm the next rung; False if the task has ended. The caller holds _timer.lock.
+    def end_processes(self, scope: _TaskScope, *, all_of_them: bool) -> bool:
+        """End what it has started: all, if it is given up; or those that nobody else sees to, if it has ended by
+        itself. True if anything ran."""
+        entries = _processes.started_in(scope)
+        if not entries:
+            return False
+        event = self.event("processes")  # where it is; it may go on as soon as they end
+        ended = _processes.end(entry for entry in entries if all_of_them or entry.ends_with_its_task)
+        if ended or any(entry.ends_at_exit for entry in entries):
+            from threadsafe_timeout import _process_exit
+
+            _process_exit.leave(entry for entry in entries if entry.ends_at_exit)
+            _process_exit.was_ended({one.pid for one in ended})
+        if ended:
+            event = replace(event, pids=tuple(one.pid for one in ended))
+            name = describe(self._task_name(), event.key)
+            names = ", ".join(map(str, ended))
+            what = "processes that it had started were ended"
+            self._crew.events.put(logging.WARNING, f"task {name} is over ({event.reason}); {what}: {names}", event)
+            self._crew.events.tell()
+        return bool(ended)
+
+    def _set_rung(self, climb: Callable[[], object], when: float | None = None) -> bool:
+        """Arm the next rung, a grace from now or at `when`; False if the task has ended. The caller holds _timer.lock.
 
         First the rung, then the look at the claim; `_leave_ladder` is called after the claim: one of them sees the
         other.
         """
-        self._rung = _timer.arm(_clock.monotonic() + self._crew.grace, climb)
+        if self._rung is not None:
+            _timer.disarm(self._rung)
+        self._rung = _timer.arm(_clock.monotonic() + self._crew.grace if when is None else when, climb)
         if self._claimed:
             _timer.disarm(self._rung)
             return False
@@ -366,7 +453,31 @@ class TaskFuture(LightFuture):
                 _timer.disarm(self._rung)
 
     def _abandon(self) -> None:
-        self._crew.abandon(self)
+        if not self._cleans_up(self._abandon):
+            self._crew.abandon(self)
+
+    def _cleans_up(self, climb: Callable[[], object]) -> bool:
+        """Whether its thread may be cleaning up. Then `climb` is called a moment after the grace of that, when what it
+        waits in has ended."""
+        scope = self._scope
+        if scope is None or self._crew.interrupted:
+            return False
+        until = _clean_up.cleans_up_until(scope, scope._thread) if scope._state == _scope._ACTIVE else -math.inf
+        if until <= _clock.monotonic():
+            return False
+        with _timer.lock:
+            return self._set_rung(climb, until + _MOMENT) or True
+
+    def give_up_at_exit(self) -> None:
+        """Abandon it now; or as soon as it has cleaned up, or has had a moment to begin with that."""
+        self._hurried = True
+        scope = self._scope
+        began = scope._delivered.cancelled_at + _MOMENT if scope is not None and scope._cancelled else -math.inf
+        if self._crew.interrupted or began <= _clock.monotonic():
+            self._climb()
+            return
+        with _timer.lock:
+            self._set_rung(self._climb, began)
 
     def _expire_pending(self) -> None:
         """Its deadline has passed. If it is still pending, it is not to run."""
@@ -414,6 +525,15 @@ def _theirs(exc: BaseException) -> TracebackType | None:
     raised = exc.__traceback__
     below = raised.tb_next if raised is not None else None
     return (below.tb_next or below) if below is not None else None
+
+
+def _was_delivered(scope: _scope.CancelScope | None) -> bool:
+    """Whether a cancellation of a scope around has been raised: then it may be cleaning up, with processes."""
+    while scope is not None:
+        if scope._cancelled and scope._delivered:
+            return True
+        scope = scope._parent
+    return False
 
 
 def _disarm(entry: _timer.Entry) -> None:

@@ -18,14 +18,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextvars import Context, copy_context
+from contextvars import Context
 from functools import partial
 from multiprocessing import pool as stock
 from typing import Any
 
 from threadsafe_timeout import _scope
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._pool import ThreadPoolExecutor
+from threadsafe_timeout._pool import ThreadPoolExecutor, _submit_catchable
 
 __all__ = ["ThreadPool"]
 
@@ -61,31 +61,33 @@ class ThreadPool(stock.ThreadPool):
     # What a program calls; all the others call these.
 
     def apply_async(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return super().apply_async(self._bound(func), *args, **kwargs)
+        # joblib maps with these.
+        return super().apply_async(self._bound(func, type(func).__module__.startswith("joblib.")), *args, **kwargs)
 
     def _map_async(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return super()._map_async(self._bound(func), *args, **kwargs)  # type: ignore[misc]  # private
+        return super()._map_async(self._bound(func, True), *args, **kwargs)  # type: ignore[misc]  # private
 
     def imap(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return super().imap(self._bound(func), *args, **kwargs)
+        return super().imap(self._bound(func, True), *args, **kwargs)
 
     def imap_unordered(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return super().imap_unordered(self._bound(func), *args, **kwargs)
+        return super().imap_unordered(self._bound(func, True), *args, **kwargs)
 
-    def _bound(self, func: Callable[..., Any]) -> Any:
-        """`func` with the context it is to run in, if that matters."""
+    def _bound(self, func: Callable[..., Any], catchable: bool) -> Any:
+        """`func` with the context it is to run in, if that matters; `catchable`: its own handlers see its deadline."""
         if _scope.current_scope() is None and not self._inqueue.limited:
             return func
-        return _Bound(func, copy_context())
+        return _Bound(func, _scope.context_for_children(), catchable)
 
 
 class _Bound:
     """A function and its submitter's context, on their way to the workers."""
 
-    __slots__ = ("context", "function")
+    __slots__ = ("catchable", "context", "function")
 
-    def __init__(self, function: Callable[..., Any], context: Context) -> None:
+    def __init__(self, function: Callable[..., Any], context: Context, catchable: bool) -> None:
         self.function = function
+        self.catchable = catchable
         self.context = context
 
 
@@ -120,7 +122,8 @@ class _Workers:
 
         try:
             if isinstance(function, _Bound):
-                future = function.context.run(self._executor.submit, function.function, *args, **kwargs)
+                submit = _submit_catchable if function.catchable else _submit
+                future = function.context.run(submit, self._executor.submit, function.function, *args, **kwargs)
             elif (function is _mapstar or function is _starmapstar) and isinstance(args[0][0], _Bound):
                 bound, items = args[0]
                 self._start_chunk(bound, items if function is _starmapstar else [(item,) for item in items], deliver)
@@ -159,7 +162,7 @@ class _Workers:
 
         for number, one in enumerate(arguments):
             try:
-                future = bound.context.run(self._executor.submit, bound.function, *one)
+                future = bound.context.run(_submit_catchable, self._executor.submit, bound.function, *one)
             except BaseException as exc:
                 ended(number, False, _error(exc))
             else:
@@ -173,6 +176,10 @@ class _Workers:
         if not self._joined:  # the stock pool joins it once for each worker
             self._executor.shutdown(wait=True)
             self._joined = True
+
+
+def _submit(submit: Callable[..., Future[Any]], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    return submit(function, *args, **kwargs)
 
 
 def _tell(deliver: Callable[[bool, Any], object], future: Future[Any]) -> None:

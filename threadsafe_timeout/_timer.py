@@ -34,6 +34,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from threadsafe_timeout import _clock
+from threadsafe_timeout._names import name_of
 from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = [
@@ -164,7 +165,7 @@ class TimerThread:
         self.args = args if args is not None else []
         self.kwargs = kwargs if kwargs is not None else {}
         self.daemon = False
-        self.name = f"TimerThread({getattr(function, '__qualname__', function)!s})"
+        self.name = f"TimerThread({name_of(function, tuple(self.args))})"
         self.finished = threading.Event()
         self._over = threading.Event()  # it has run, or never will
         self._started = False

@@ -73,6 +73,11 @@ class Worker:
         self.stuck_scope: _scope.CancelScope | None = None
         self.thread = DaemonThread(self._main, name, functools.partial(crew.worker_gone, self))
 
+    def scope_in_force(self) -> _scope.CancelScope | None:
+        """The scope of the task it runs, or was given up in."""
+        task = self.task
+        return task._scope if task is not None else self.stuck_scope
+
     @property
     def task(self) -> TaskFuture | None:
         """The task it has taken, for who looks on."""
@@ -83,6 +88,7 @@ class Worker:
 
     def _main(self) -> None:
         crew = self.crew
+        _scope.workers[threading.get_ident()] = self
         try:
             if not crew.admit(self):
                 return
@@ -125,6 +131,8 @@ class Crew:
         grace: float,
         max_abandoned: int,
         on_exhausted: str,
+        catchable: bool,
+        on_expired_wait: str,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
     ) -> None:
@@ -133,6 +141,8 @@ class Crew:
         self.grace = grace
         self.max_abandoned = max_abandoned
         self.on_exhausted = on_exhausted
+        self.catchable = catchable  # whether the handlers of its tasks see their deadline first
+        self.on_expired_wait = on_expired_wait
         self.events = Events(prefix)
         self.awaited_at_exit = True  # whether the exit of the interpreter waits for its healthy tasks
         self._initializer = initializer
@@ -152,6 +162,7 @@ class Crew:
         self.open = not _exit.exiting  # takes tasks
         self.closed = False  # workers go home when there is nothing left to do
         self.interrupted = False  # by Ctrl-C
+        self.interrupted_tasks: weakref.WeakSet[TaskFuture] = weakref.WeakSet()  # see _exit.note_interrupted
         self.shut_down = False  # and it was not the interpreter's exit that wanted it
         self.broken: str | None = None
         self._threads_named = 0
@@ -202,17 +213,25 @@ class Crew:
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def _check_exhausted(self) -> None:
-        if self.abandoned_alive() > self.max_abandoned:
-            raise self.exhausted_error()
+        error = self._exhausted()
+        if error is not None:
+            raise error
 
-    def exhausted_error(self) -> PoolExhausted:
-        """A `PoolExhausted` that says what holds the threads, and where."""
+    def _exhausted(self) -> PoolExhausted | None:
+        """If more abandoned threads are alive than may be: a `PoolExhausted` that says what holds them, and where.
+
+        Counted once: a thread that ends meanwhile makes no error that says there are too many, and counts too few.
+        """
+        alive = [worker for worker in list(self.abandoned) if worker.thread.is_alive()]
+        if len(alive) <= self.max_abandoned:
+            return None
         holders = []
-        for worker in list(self.abandoned):
-            if worker.stuck_in is not None and worker.thread.is_alive():
-                where, _ = thread_position(worker.thread.ident)
-                holders.append((describe(worker.stuck_in.task or "?", worker.stuck_in.key), where))
-        return PoolExhausted(self.prefix, len(holders), self.max_abandoned, tuple(holders))
+        for worker in alive:
+            where, _ = thread_position(worker.thread.ident)
+            stuck_in = worker.stuck_in
+            name = "?" if stuck_in is None else describe(stuck_in.task or "?", stuck_in.key)
+            holders.append((name, where))
+        return PoolExhausted(self.prefix, len(alive), self.max_abandoned, tuple(holders))
 
     def _wake_one(self) -> None:
         """Wake the worker that came last, if none is on its way. The caller holds `lock`.
@@ -379,6 +398,9 @@ class Crew:
 
     def worker_gone(self, worker: Worker) -> None:
         """Its thread is at its very end, or was not to be had."""
+        ident = worker.thread.ident
+        if ident is not None and _scope.workers.get(ident) is worker:
+            del _scope.workers[ident]
         with self.lock:
             missed = worker in self.workers or worker in self.abandoned
             self._gone.notify_all()
@@ -451,16 +473,31 @@ class Crew:
 
     def abandon(self, task: TaskFuture) -> None:
         """Give up on the thread that runs `task`: fail the task, refill the slot. Called by the timer thread."""
-        event, outcome = task.event("abandoned"), task.timed_out_outcome()
+        event = task.event("abandoned")
         call, scope, worker = task._call, task._scope, self.worker_of(task)
         with self.lock:
             if worker is None or not task.claim():
                 return
             self.giving_up += 1
-        if call is not None and scope is not None:
-            _scope.fence(scope, call[0])
+        try:
+            if call is not None and scope is not None:
+                _scope.fence(scope, call[0])
+                task.end_processes(scope, all_of_them=True)
+            error = self._give_up(worker, task, scope, event)
+        finally:
+            with self.lock:  # not before: `join`, and with it the exit of the process, waits for what is settled here
+                self.giving_up -= 1
+                self._gone.notify_all()
+        self.events.tell()
+        if error is not None and self.on_exhausted == "exit":
+            _exit.leave(self)
+
+    def _give_up(
+        self, worker: Worker, task: TaskFuture, scope: _scope.CancelScope | None, event: Event
+    ) -> PoolExhausted | None:
+        """Replace the thread of a task that was claimed; an error if too many such threads are alive now."""
+        outcome = task.timed_out_outcome()
         with self.lock:
-            self.giving_up -= 1
             if worker in self.workers:  # else it has ended just now, too late, and is gone
                 self._take_counts(worker)
                 self.workers.discard(worker)
@@ -470,40 +507,35 @@ class Crew:
             self.given_up += 1
             worker.hand.clear()
             self._owe(task, outcome)
-            exhausted = self.abandoned_alive() > self.max_abandoned
+            error = self._exhausted()
             # Put before anybody can hear of the outcome: who has left the pool has been told.
             self.events.put(
                 logging.WARNING,
                 f"task {describe(event.task or '', event.key)} was given up after {event.elapsed:.1f} s; its thread "
                 f"{event.worker} is stuck here and was replaced:\n{event.stack}", event,
             )  # fmt: skip
-            if exhausted:
-                error = self.exhausted_error()
+            if error is not None:
                 self.events.put(logging.ERROR, str(error), Event("exhausted", self.prefix, error=error))
-            settled = self._replace(exhausted or self.takers() >= self.width)
-            self._gone.notify_all()
+            settled = self._replace(error)
         if not settled:
             settle_all(self)  # no thread to be had: late deadlines are better than a future that never resolves
-        self.events.tell()
-        if exhausted and self.on_exhausted == "exit":
-            _exit.leave(self)
+        return error
 
-    def _replace(self, exhausted: bool) -> bool:
+    def _replace(self, exhausted: PoolExhausted | None) -> bool:
         """Fill the slot of an abandoned worker; False if there is no thread to be had. The caller holds `lock`.
 
         The newcomer first settles what is owed: it may take an fsync, which the timer thread has no time for. Past the
         bound it does only that, as a member of the crew so that join() waits for it.
         """
-        if exhausted and not self.takers():
-            error = self.exhausted_error()
+        if exhausted is not None and not self.takers():
             for task in self._drain():
                 if task.claim(PENDING):
                     self.failed += 1
-                    self._owe(task, Outcome(error=error))
+                    self._owe(task, Outcome(error=exhausted))
                 else:
                     pass_over(task)
         try:
-            self._start_worker(settle_owed, retire=exhausted)
+            self._start_worker(settle_owed, retire=exhausted is not None or self.takers() >= self.width)
         except RuntimeError:
             return False
         return True

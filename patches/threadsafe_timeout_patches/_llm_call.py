@@ -27,6 +27,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from threadsafe_timeout import _scope
+from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._settings import settings
 from threadsafe_timeout._transparent import transparent
 
@@ -129,8 +130,9 @@ def http_call(make_error: Callable[[], Exception]) -> Call | None:
 
 
 def refuse_after_deadline() -> None:
-    """No LLM client sends anything in a cancelled scope: what begins a call, and every attempt of it, asks here."""
-    _scope.raise_if_cancelled()
+    """No LLM client sends anything in a cancelled scope: what begins a call, and every attempt of it, asks here. Not in
+    clean-up either: it costs money."""
+    _scope.raise_if_cancelled(always=True)
 
 
 def begin_attempt(call: Call) -> None:
@@ -156,6 +158,12 @@ def refuse_long_wait(seconds: float) -> None:
 @transparent
 def run(call: Call, function: _Function, *args: Any, **kwargs: Any) -> Any:
     """Call `function` for `call`: from now on, or, if that has begun, in what is left of it."""
+    with library_call():
+        return _run(call, function, args, kwargs)
+
+
+@transparent
+def _run(call: Call, function: _Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     around = _current.get()
     if around is call and not call.answered:
         return function(*args, **kwargs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
+from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout_patches import _llm_call
@@ -56,7 +57,8 @@ def _calling(make_error: MakeError) -> Callable[..., Any]:
         error = make_error(client, args, kwargs) if _is_outermost() else None
         if error is None:
             return wrapped(*args, **kwargs)
-        return _llm_call.run(_llm_call.llm_call(error), wrapped, *args, **kwargs)
+        with library_call():
+            return _llm_call.run(_llm_call.llm_call(error), wrapped, *args, **kwargs)
 
     return call
 

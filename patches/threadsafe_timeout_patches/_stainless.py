@@ -46,5 +46,5 @@ def _back_off(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], k
         call.give_up(f"the server asks to wait {asked:.0f} s (Retry-After), and only {left:.1f} s are left")
     elif seconds >= left:
         call.give_up(f"the next attempt would be in {seconds:.1f} s, and only {left:.1f} s are left")
-    _scope.raise_if_cancelled()
+    _llm_call.refuse_after_deadline()
     return seconds

@@ -3,12 +3,15 @@
 Guarantees:
 
 - `asyncio.run`, `Runner.run` and `loop.run_until_complete` inside a scope: when it is cancelled, what they run is
-  cancelled as asyncio cancels, so that its `finally` blocks may await; then `Cancelled` is raised in place of
-  `CancelledError`. The loop's own clean-up runs to its end. What has a result nevertheless returns it.
+  cancelled as asyncio cancels, so that its `finally` blocks may await, for one grace; after each grace it is cancelled
+  again. Then `Cancelled` is raised in place of `CancelledError`. The loop's own clean-up runs to its end. What has a
+  result nevertheless returns it.
 - A coroutine given to `run_coroutine_threadsafe` inside a scope belongs to it: it is cancelled when the scope is, and
   goes on if the scope is left before. Whoever waits for its future gets `Cancelled`, as in every wait.
 - The handler of an alarm (see `signal_alarm`) runs in the loop's thread, between two callbacks. If it returns, the loop
   goes on; what it raises comes out of `run`, when what runs has been cancelled and has ended.
+- After Ctrl-C, what ran in a thread pool when it came (`to_thread`, `run_in_executor`) gets half a second when the pool
+  is shut down: it is cancelled, if the loop has not done so, and then given up.
 
 Scopes *inside* coroutines are the core's business. Not reached: event loops that are not written in Python (uvloop).
 """
@@ -24,14 +27,14 @@ from sys import _getframe
 from types import FrameType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
+from threadsafe_timeout import _clean_up, _exit, _scope
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
 __all__ = ["MODULES", "apply"]
 
-MODULES = ("asyncio.base_events", "asyncio.tasks")
+MODULES = ("asyncio.base_events", "asyncio.runners", "asyncio.tasks")
 
 _Wrapped = Callable[..., Any]
 
@@ -41,6 +44,10 @@ def apply(module: ModuleType, patching: Patching) -> None:
         _patch_sleep(module, patching)
         _patch_run_coroutine_threadsafe(module, patching)
         return
+    if module.__name__ == "asyncio.runners":
+        _patch_sigint(module, patching)
+        return
+    _patch_run_forever(module, patching)
     original, current_scope = module.BaseEventLoop.run_until_complete, _scope.current_scope
     isfuture = module.futures.isfuture
 
@@ -65,6 +72,33 @@ def _patch_sleep(module: ModuleType, patching: Patching) -> None:
         return await original(delay, result)
 
     patching.replace(module, "sleep", sleep)
+
+
+def _patch_sigint(module: ModuleType, patching: Patching) -> None:
+    """On the first Ctrl-C `asyncio.run` cancels the main task, on the next it raises KeyboardInterrupt."""
+    original = getattr(module.Runner, "_on_sigint", None)
+    if original is None:
+        return
+
+    def on_sigint(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _exit.note_interrupted()
+        return original(self, *args, **kwargs)
+
+    replace_attribute(patching, module.Runner, "_on_sigint", on_sigint)
+
+
+def _patch_run_forever(module: ModuleType, patching: Patching) -> None:
+    """Without a Runner, Ctrl-C ends the loop as it ends other code."""
+    original = module.BaseEventLoop.run_forever
+
+    def run_forever(self: Any) -> Any:
+        try:
+            return original(self)
+        except KeyboardInterrupt:
+            _exit.note_interrupted()
+            raise
+
+    replace_attribute(patching, module.BaseEventLoop, "run_forever", run_forever)
 
 
 def _is_clean_up(future: Any, caller: FrameType) -> bool:
@@ -98,7 +132,14 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
     def ask() -> None:
         nonlocal asked
         asked = True
-        in_loop(task.cancel)
+        in_loop(cancel)
+
+    def cancel() -> None:
+        # Again after each grace: a clean-up that awaits for ever does not keep its thread.
+        cancelled = _scope.cancelled_scope(always=True)
+        if not ended and not task.done() and cancelled is not None:
+            task.cancel()
+            loop.call_later(max(cancelled._delivered.grace, _clean_up.SHORTEST), cancel, context=context)
 
     def run_alarms() -> None:
         nonlocal raised
@@ -119,9 +160,9 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
         result = original(loop, task)
     except BaseException as exc:
         if raised is None:
-            if asked and isinstance(exc, asyncio.CancelledError):
-                _scope.raise_if_cancelled()
-            raise
+            if not (asked and isinstance(exc, asyncio.CancelledError)):
+                raise
+            raised = exc
     finally:
         ended = True
         for registration in registrations:
@@ -130,6 +171,8 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
     if raised is None:
         return result
     try:
+        if isinstance(raised, asyncio.CancelledError):
+            _scope.raise_if_cancelled()  # down here: in the handler above this would count as clean-up
         raise raised
     finally:
         raised = None  # its traceback refers to this frame
@@ -142,7 +185,7 @@ def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> N
         if current_scope() is None:
             return original(coro, loop)
         _refuse_if_cancelled(coro)
-        future = original(coro, loop)
+        future = _scope.context_for_children().run(original, coro, loop)
         registration = _scope.on_cancel(future.cancel, alarms=False)
         future.add_done_callback(lambda _: registration.unregister())
         return future

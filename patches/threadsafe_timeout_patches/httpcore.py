@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
-from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._catchable import CANCELLED
 from threadsafe_timeout._install import Patching
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
@@ -69,7 +69,7 @@ def _is_half_open(connection: Any) -> bool:
 def _through_proxy(wrapped: _Wrapped, connection: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
     try:
         return wrapped(*args, **kwargs)
-    except Cancelled:
+    except CANCELLED:
         if _is_half_open(connection):
             connection.close()
         raise

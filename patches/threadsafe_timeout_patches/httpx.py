@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
+from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._body import Body as Limits
@@ -84,7 +85,11 @@ def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[...
             raise
         return response
 
-    def send(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+    def send(wrapped: _Wrapped, _client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        with library_call():
+            return send_once(wrapped, args, kwargs)
+
+    def send_once(wrapped: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = _llm_call.current()
         if call is None:
             call = _llm_call.http_call(lambda: _error_for(read_timeout, args, kwargs)("timed out"))
@@ -119,7 +124,7 @@ def _sending_async(kind: type[_Stream], read_timeout: type[Exception]) -> Callab
             raise
         return response
 
-    async def send(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+    async def send(wrapped: _Wrapped, _client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = _llm_call.current()
         if call is None:
             call = _llm_call.http_call(lambda: _error_for(read_timeout, args, kwargs)("timed out"))

@@ -35,6 +35,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching, rebind
 from threadsafe_timeout_patches._waiting import (
@@ -122,6 +123,10 @@ class _StandIn(metaclass=_Kind):
         """Take the lock, which was taken a moment ago."""
         if _current_scope() is None:
             return self._take(True, -1 if timeout is None else timeout)  # type: ignore[no-any-return]
+        with library_call():
+            return self._wait_in_scope(timeout)
+
+    def _wait_in_scope(self, timeout: float | None) -> bool:
         until = math.inf if timeout is None else _clock.monotonic() + timeout
         patient = math.inf  # how long it may still be busy, once there was a cancellation
         while True:

@@ -34,7 +34,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope, _timer
-from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._catchable import CANCELLED
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._descriptors import wait_ready
 from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
@@ -44,7 +44,7 @@ __all__ = ["MODULES", "apply", "at_least", "guarded", "room", "wait_for"]
 MODULES = ("socket",)
 
 _Method = Callable[..., Any]
-_current_scope = _scope._current.get  # `current_scope`, without a call of ours on every operation of every socket
+_current_scope = _scope.current_scope
 
 # Those of the C base class, so that what a subclass overrides (SSLSocket.shutdown, say) is not called.
 _timeout_of = _socket.socket.gettimeout
@@ -94,7 +94,7 @@ def guarded(original: _Method, sock: socket.socket, *args: Any, **kwargs: Any) -
                 retry_in = min(2 * retry_in, _LONGEST_RETRY)
 
     registration = _scope.Registration(shut_down)
-    registration.attach(_current_scope())
+    _scope.attach_here(registration)
     try:
         return original(sock, *args, **kwargs)
     finally:
@@ -229,7 +229,7 @@ def _reading_file(original: _Method) -> _Method:
     def readinto(file: Any, b: Any) -> Any:
         try:
             return original(file, b)
-        except Cancelled:
+        except CANCELLED:
             file._timeout_occurred = True
             raise
 
@@ -319,7 +319,7 @@ def _connecting(original: _Method) -> _Method:
             if timeout is None and _family_of(sock) == socket.AF_UNIX and not _never_blocks(sock):
                 return _connect_unix(original, sock, address)
             return guarded(original, sock, address)
-        except Cancelled:
+        except CANCELLED:
             sock.close()
             raise
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
-from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._catchable import CANCELLED
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._waiting import replace_attribute
 from threadsafe_timeout_patches.socket import at_least, guarded, room, wait_for
@@ -26,7 +26,7 @@ __all__ = ["MODULES", "apply"]
 MODULES = ("ssl",)
 
 _Method = Callable[..., Any]
-_current_scope = _scope._current.get
+_current_scope = _scope.current_scope
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
@@ -53,7 +53,7 @@ def _shaking_hands(original: _Method) -> _Method:
             return original(sock, block)
         try:
             return guarded(original, sock, block)
-        except Cancelled:
+        except CANCELLED:
             sock.close()
             raise
 

@@ -21,7 +21,6 @@ import contextlib
 import functools
 import os
 import select
-import signal
 import subprocess
 from collections.abc import Callable
 from sys import _getframe
@@ -29,12 +28,13 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
-from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._catchable import CANCELLED
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout._process_tree import kill_tree
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
 from threadsafe_timeout_patches._waiting import Remaining, raised_by_alarm, replace_attribute
 
-__all__ = ["MODULES", "apply", "kill_tree"]
+__all__ = ["MODULES", "apply"]
 
 MODULES = ("subprocess",)
 
@@ -84,7 +84,7 @@ def _refusing(original: _Wrapped) -> _Wrapped:
 def _wait_in_scope(original: _Wrapped, popen: Any, timeout: float | None) -> int:
     try:
         return _wait_for_exit(original, popen, timeout)
-    except Cancelled:
+    except CANCELLED:
         _end(original, popen)
         raise
 
@@ -157,7 +157,7 @@ def _communicate_in_scope(call: Callable[[], Any], wait: _Wrapped, popen: Any, o
         elif one_call:
             _scope.run_due_alarms()  # which it was not woken for
         return result
-    except Cancelled:
+    except CANCELLED:
         _end(wait, popen)
         for pipe in (popen.stdin, popen.stdout, popen.stderr):
             if pipe is not None:
@@ -186,38 +186,3 @@ def _end(wait: _Wrapped, popen: Any) -> None:
     kill_tree(popen.pid)
     with contextlib.suppress(subprocess.TimeoutExpired), _scope.shield(2 * _REAP_SECONDS):
         _wait_for_exit(wait, popen, _REAP_SECONDS)
-
-
-def kill_tree(pid: int) -> None:
-    """Kill a child that was not reaped yet, its group if it leads one, and its descendants."""
-    tree, found = [], [pid]
-    while found:
-        process = found.pop()
-        # Stopped before its children are listed, so that it cannot have more of them meanwhile.
-        if _send(process, signal.SIGSTOP):
-            tree.append(process)
-            found += _children(process)
-    with contextlib.suppress(OSError):
-        if os.getpgid(pid) == pid != os.getpgrp():
-            os.killpg(pid, signal.SIGKILL)
-    for process in tree:
-        _send(process, signal.SIGKILL)
-
-
-def _send(pid: int, number: int) -> bool:
-    try:
-        os.kill(pid, number)
-    except OSError:  # gone, or somebody else's
-        return False
-    return True
-
-
-def _children(pid: int) -> list[int]:
-    children: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                children += map(int, file.read().split())
-    except OSError:  # another system, or gone
-        pass
-    return children

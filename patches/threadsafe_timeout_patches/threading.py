@@ -26,7 +26,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
-from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._catchable import CANCELLED
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._waiting import (
     Remaining,
@@ -114,7 +114,7 @@ def _patch_barrier(module: ModuleType, patching: Patching) -> None:
     def barrier_wait(self: Any, timeout: float | None) -> None:
         try:
             original(self, timeout)
-        except Cancelled:
+        except CANCELLED:
             if self._state == 0:  # still filling; and its lock is held here
                 self._break()
             raise

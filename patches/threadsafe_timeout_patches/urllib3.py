@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
+from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches import _llm_call
@@ -58,11 +58,13 @@ def _patch_waiting_for_a_connection(module: ModuleType, patching: Patching) -> N
             raise module.EmptyPoolError(pool, "cancelled while waiting for a connection") from exc
 
     def urlopen(wrapped: _Wrapped, _pool: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return wrapped(*args, **kwargs)
-        except module.EmptyPoolError:
-            _scope.raise_if_cancelled()
-            raise
+        with library_call():
+            try:
+                return wrapped(*args, **kwargs)
+            except module.EmptyPoolError as exc:
+                if isinstance(exc.__cause__, Cancelled):
+                    raise exc.__cause__  # noqa: B904  # it is that one; and to ask for it here would count as clean-up
+                raise
 
     patching.wrap_object(module.HTTPConnectionPool, "_get_conn", get_conn)
     patching.wrap_object(module.HTTPConnectionPool, "urlopen", urlopen)

@@ -1,5 +1,7 @@
 """How the types of the scopes' API come out; checked by mypy, never run."""
 
+import multiprocessing
+import subprocess
 from typing import assert_type
 
 from threadsafe_timeout import (
@@ -9,6 +11,7 @@ from threadsafe_timeout import (
     check_cancelled,
     current_deadline,
     deadline,
+    keep_process,
     move_on_after,
     shield,
 )
@@ -47,6 +50,11 @@ async def coroutines() -> None:
     assert_type(await decorated_async(1), str)
     async with move_on_after(1) as scope:
         assert_type(scope, CancelScope)
+
+
+def processes(child: subprocess.Popen[bytes], process: multiprocessing.Process) -> None:
+    for one in (child, process, 12):
+        keep_process(one)
 
 
 def tokens(token: CancelToken) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._names import name_of
 from threadsafe_timeout_legacy.func_timeout.exceptions import FunctionTimedOut
 from threadsafe_timeout_legacy.func_timeout.StoppableThread import StoppableThread
 
@@ -23,7 +24,7 @@ class _Call:
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self._call = functools.partial(function, *args, **kwargs)
-        self.scope = _scope.CancelScope(name=getattr(function, "__qualname__", None))
+        self.scope = _scope.CancelScope(name=name_of(function, args))
         self.result: Any = None
         self.error: BaseException | None = None
         self.ended = False
