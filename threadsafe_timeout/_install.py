@@ -5,8 +5,10 @@ A patch is a module, named in the entry-point group `threadsafe_timeout.patches`
     MODULES: tuple of module names it patches, each whenever it is imported (and at once if it was already)
     apply(module, patching): patches that module through `patching.wrap` and `patching.replace`
     SUPPORTED (optional): versions by distribution, such as {"httpcore": ">=1.0,<2"}; outside of them its modules are
-        left as they are, and the log says so (a distribution is taken to be named like its top-level module)
+        left as they are, and the log says so (a distribution is taken to be named like the modules in it, or the
+        package they are in: "google-genai" has google.genai)
     CLASSES (optional): names of classes that make a program's own `__main__` one of these modules
+    IMPORT_WITH (optional): environment variables for when it is `doctor` that imports its modules
     OPT_IN (optional): True for a patch that is applied only if it is named
 
 so that anybody can ship a patch for his own runner. Undoing gives back the identical objects. A patch that cannot be
@@ -32,7 +34,9 @@ from threadsafe_timeout._text import nearest
 from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout._versions import in_range
 
-__all__ = ["Patching", "Problem", "install", "installed", "known_patches", "patched", "rebind", "uninstall"]
+__all__ = [
+    "Patching", "Problem", "distribution_of", "install", "installed", "known_patches", "patched", "rebind", "uninstall",
+]  # fmt: skip
 
 GROUP = "threadsafe_timeout.patches"
 logger = logging.getLogger("threadsafe_timeout")
@@ -72,6 +76,22 @@ class Patching:
         """Like `wrap`, for a wrapper in wrapt's own form: `wrapper(wrapped, instance, args, kwargs)`."""
         import wrapt
 
+        def undo() -> None:
+            # Somebody may have put a wrapper of his own on top: then this one stays below it, and does nothing.
+            with contextlib.suppress(wrapt.WrapperNotFoundError):
+                wrapt.unwrap_object(owner, name, handle)
+
+        handle = wrapt.wrap_object(owner, name, kind or wrapt.FunctionWrapper, (self._until_undone(wrapper),))
+        self._undo.append(undo)
+
+    def wrap_function(self, module: ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
+        """Like `wrap_object`, for a function that other modules may have imported by name."""
+        import wrapt
+
+        self.replace(module, name, wrapt.FunctionWrapper(getattr(module, name), self._until_undone(wrapper)))
+
+    def _until_undone(self, wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        """`wrapper`, which does nothing any more once this is undone."""
         undone = False
 
         @transparent
@@ -81,12 +101,9 @@ class Patching:
         def undo() -> None:
             nonlocal undone
             undone = True
-            # Somebody may have put a wrapper of his own on top: then this one stays below it, and does nothing.
-            with contextlib.suppress(wrapt.WrapperNotFoundError):
-                wrapt.unwrap_object(owner, name, handle)
 
-        handle = wrapt.wrap_object(owner, name, kind or wrapt.FunctionWrapper, (call,))
         self._undo.append(undo)
+        return call
 
     def replace(self, module: ModuleType, name: str, new: Any) -> None:
         """Put `new` where `module.name` is, in that module and, when the patches are in place, wherever else it was
@@ -174,17 +191,25 @@ class Patching:
         )  # fmt: skip
 
 
+def distribution_of(patch: ModuleType, name: str) -> str | None:
+    """The distribution that the module `name` belongs to, if the patch says which versions it is made for."""
+    for distribution in getattr(patch, "SUPPORTED", {}):
+        if f"{name}.".replace(".", "_").startswith(f"{distribution}_".replace("-", "_")):
+            return str(distribution)
+    return None
+
+
 def _out_of_range(patch: ModuleType, name: str) -> str | None:
     """What is wrong with the installed version of what the module `name` belongs to, if the patch says so."""
-    for distribution, versions in getattr(patch, "SUPPORTED", {}).items():
-        if name.partition(".")[0] == distribution.replace("-", "_"):
-            try:
-                found = version(distribution)
-            except PackageNotFoundError:
-                return None  # a copy in somebody's tree: nobody says which one
-            if not in_range(found, versions):
-                return f"{distribution} {found} is installed, and it is made for {versions}"
-    return None
+    distribution = distribution_of(patch, name)
+    if distribution is None:
+        return None
+    try:
+        found = version(distribution)
+    except PackageNotFoundError:
+        return None  # a copy in somebody's tree: nobody says which one
+    versions = patch.SUPPORTED[distribution]
+    return None if in_range(found, versions) else f"{distribution} {found} is installed, and it is made for {versions}"
 
 
 def _is_ours(module: str) -> bool:

@@ -48,6 +48,8 @@ class Settings:
     """Seconds to the first byte of the answer to an LLM client's request; past that the client may try again."""
     llm_idle_content: float | None = None
     """Seconds without content in the body of an LLM client's answer; a keep-alive comment is not content."""
+    http_timeout: float | None = None
+    """Seconds one HTTP exchange may take in total that is no LLM call, redirects and the body included."""
     interactive_timeout: float | None = 300.0
     """Seconds one `execute_interactive` may take; never more than what is left of its task."""
     max_consecutive_searches: int | None = 3
@@ -140,6 +142,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "llm_timeout": _optional(_duration),
     "llm_first_byte": _optional(_duration),
     "llm_idle_content": _optional(_duration),
+    "http_timeout": _optional(_duration),
     "interactive_timeout": _optional(_duration),
     "max_consecutive_searches": _optional(_whole),
     "loop_guard": _choice("stop", "observe", "off"),

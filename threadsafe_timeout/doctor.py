@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
@@ -107,6 +109,7 @@ def _why_not(name: str, patching: _install.Patching) -> tuple[str, str]:
 
 def _module(patch: str, name: str, patching: _install.Patching) -> dict[str, Any]:
     problem = patching.problems.get((patch, name))
+    distribution = _install.distribution_of(patching.patches[patch], name)
     if problem is not None:
         state, detail = problem.kind, problem.detail
     elif (patch, name) in patching.applied:
@@ -114,11 +117,17 @@ def _module(patch: str, name: str, patching: _install.Patching) -> dict[str, Any
     elif name in sys.modules:
         state, detail = "waiting", "it is still being imported, or is lazy and was not used yet"
     else:
-        state, detail = ("waiting" if _is_installed(name) else "not installed"), ""
-    return {"name": name, "state": state, "detail": detail, "version": version_of(name)}
+        state, detail = ("waiting" if _is_installed(name, distribution) else "not installed"), ""
+    return {
+        "name": name, "state": state, "detail": detail, "package": distribution or name.partition(".")[0],
+        "version": version_of(name, distribution),
+    }  # fmt: skip
 
 
-def _is_installed(name: str) -> bool:
+def _is_installed(name: str, distribution: str | None) -> bool:
+    namespaced = distribution is not None and distribution.replace("-", "_") != name.partition(".")[0]
+    if namespaced and version_of(name, distribution) is None:
+        return False  # others have modules in the same package: "google" has many
     try:
         return find_spec(name.partition(".")[0]) is not None
     except ValueError:  # __main__ and its like
@@ -130,14 +139,19 @@ def _distributions() -> dict[str, list[str]]:
     return dict(packages_distributions())
 
 
-def version_of(module: str) -> str | None:
-    """The version of what a module belongs to; None if nobody says."""
+def version_of(module: str, distribution: str | None = None) -> str | None:
+    """The version of what a module belongs to (of `distribution`, if that is known); None if nobody says."""
     top = module.partition(".")[0]
-    if top in sys.stdlib_module_names:
-        return f"Python {platform.python_version()}"
-    for distribution in _distributions().get(top, ()):
+    if distribution is not None:
         try:
             return version(distribution)
+        except PackageNotFoundError:  # a copy in somebody's tree
+            return None
+    if top in sys.stdlib_module_names:
+        return f"Python {platform.python_version()}"
+    for candidate in _distributions().get(top, ()):
+        try:
+            return version(candidate)
         except PackageNotFoundError:  # an installation with a hole in it
             continue
     return None
@@ -150,14 +164,27 @@ def import_installed() -> None:
         return
     for name, patch in patching.patches.items():
         for module in patch.MODULES:
-            if version_of(module) is None or not _is_installed(module):
+            distribution = _install.distribution_of(patch, module)
+            if version_of(module, distribution) is None or not _is_installed(module, distribution):
                 continue
             try:
-                import_module(module)
+                with _environment(getattr(patch, "IMPORT_WITH", {})):
+                    import_module(module)
             except ModuleNotFoundError:
                 pass  # a submodule that this version does not have
             except Exception as exc:
                 patching.problems[name, module] = _install.Problem("failed", f"its import failed: {exc!r}")
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    added = [name for name in variables if name not in os.environ]
+    os.environ.update({name: variables[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _not_rebound(patching: _install.Patching) -> Iterator[dict[str, str]]:
@@ -256,7 +283,7 @@ def report() -> str:
 
 def _lines_of(patch: dict[str, Any]) -> Iterator[str]:
     shown = [module for module in patch["modules"] if module["state"] == patch["state"]] or patch["modules"]
-    tops = {module["name"].partition(".")[0]: module["version"] for module in shown}
+    tops = {module["package"]: module["version"] for module in shown}
     what = patch["detail"] or ", ".join(
         f"{top} {number}" if number and top not in sys.stdlib_module_names else top for top, number in tops.items()
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from threadsafe_timeout import _scope
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._waiting import held_lock, wait
 
@@ -37,6 +38,7 @@ def _sleep_in_scope(original: Any, seconds: Any) -> None:
     if not 0 <= number < _LONGEST:
         original(seconds)  # a mistake, which it names; or longer than anybody lives
         return
+    _llm_call.refuse_long_wait(number)
     _scope.raise_if_cancelled()
     if number:
         wait(held_lock(), float(number))
