@@ -33,7 +33,7 @@ from typing import Any
 
 from threadsafe_timeout import _clock, _interrupt, _timer
 from threadsafe_timeout._codemap import code_map
-from threadsafe_timeout._frames import current_frames, frames_of_others
+from threadsafe_timeout._frames import frames_of_others
 from threadsafe_timeout._scope import _ACTIVE, _DONE, CancelScope, _current
 
 __all__ = ["Alarm", "Handler", "off_main_thread", "unset_all"]
@@ -149,9 +149,12 @@ class Alarm(CancelScope):
 
     def _has_outlived(self) -> bool:
         """Whether it surely has. A thread that moves while its stack is walked may seem to; it will find out itself."""
-        with frames_of_others():
-            frame = current_frames().get(self._thread)
-            return not self._reaches(frame) and current_frames().get(self._thread) is frame
+        with frames_of_others(self._thread) as frames:
+            return not self._reaches(frames.get(self._thread)) and self._is_still(frames.get(self._thread))
+
+    def _is_still(self, frame: FrameType | None) -> bool:
+        with frames_of_others() as frames:
+            return frames.get(self._thread) is frame
 
     def _drop(self) -> None:
         self.unset()
