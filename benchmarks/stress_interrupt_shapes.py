@@ -524,6 +524,7 @@ def violations(c):
     return bad
 
 
+IN_COROUTINES = {"async_for", "async_with"}  # those whose scope is entered in a coroutine
 BODIES = {name[2:]: body for name, body in globals().items() if name.startswith("b_")}
 
 

@@ -279,6 +279,7 @@ def test_popen_wait_for_what_has_ended_does_not_raise(children):
 
 
 def test_without_descriptors_for_processes_it_is_the_same(children, monkeypatch):
+    monkeypatch.setattr(subprocess, "_CAN_USE_PIDFD_OPEN", False, raising=False)  # since 3.15; asked at import
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     test_popen_wait_kills_what_it_waited_for(None, children)
     test_popen_wait_kills_what_it_waited_for(LONG, children)
