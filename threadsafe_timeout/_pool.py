@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor as StandardThreadPoolExecutor
 from contextvars import copy_context
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -195,18 +197,27 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> Iterator[T]:
         """As the standard `map`: results in order, the first timeout or exception met is raised, and leaving the
-        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads."""
+        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads. `buffersize`, on
+        every version as on 3.14: so many tasks are submitted ahead of the results taken, instead of all at once."""
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
         until = None if timeout is None else _clock.monotonic() + timeout
-        futures: list[Any] = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
+        inputs = zip(*iterables, strict=False)
+        futures: deque[Any] = deque(self.submit(fn, *arguments) for arguments in islice(inputs, buffersize))
+        # Not the pool itself: its idle workers go home when nobody refers to it any more.
+        pool = (lambda: None) if buffersize is None else weakref.ref(self)
 
         def results() -> Iterator[T]:
             try:
-                futures.reverse()
                 while futures:
+                    _submit_next(pool(), fn, inputs, futures)
                     # Nor may what is yielded be kept while the caller is busy with it.
-                    yield _result_of(futures.pop(), None if until is None else until - _clock.monotonic())
+                    yield _result_of(futures.popleft(), None if until is None else until - _clock.monotonic())
             except TimeoutError:
                 if until is not None and until <= _clock.monotonic():
                     for future in futures:
@@ -262,6 +273,14 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         callbacks and log lines behind it, and nothing else.
         """
         return self._crew.events.listen(callback)
+
+
+def _submit_next(
+    pool: ThreadPoolExecutor | None, fn: Callable[..., Any], inputs: Iterator[Any], futures: deque[Any]
+) -> None:
+    if pool is not None:
+        for arguments in islice(inputs, 1):
+            futures.append(pool.submit(fn, *arguments))
 
 
 def _cancel_pending(future: Any) -> None:
