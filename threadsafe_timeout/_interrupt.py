@@ -89,7 +89,7 @@ def support() -> Support:
     details = ["sys.monitoring LINE events, local to the functions on the thread's stack"]
     if version in _LESS_PROVEN:
         details.append(_LESS_PROVEN[version])
-    if version == (3, 14) and sys._jit.is_enabled():  # type: ignore[attr-defined]  # not in typeshed
+    if version == (3, 14) and sys._jit.is_enabled():  # type: ignore[attr-defined, unused-ignore]  # since 3.14
         details.append("the JIT is on: a loop on one line that it has compiled is not interrupted, but abandoned")
     return Support("monitoring", "; ".join(details))
 
