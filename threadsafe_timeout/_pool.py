@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor as StandardThreadPoolExecutor
+from itertools import islice
 from sys import _getframe
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -226,21 +228,30 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> Iterator[T]:
         """As the standard `map`: results in order, the first timeout or exception met is raised, and leaving the
-        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads.
+        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads. `buffersize`, on
+        every version as on 3.14: so many tasks are submitted ahead of the results taken, instead of all at once.
 
         `fn` meets its task's deadline first as a `DeadlineExceeded` (a `TimeoutError`) that it can catch, so that an
         `except Exception` of its own can return a result all the same; see the `catchable_timeout` setting."""
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
         until = None if timeout is None else _clock.monotonic() + check_wait("timeout", timeout)
-        futures: list[Any] = [_submit_catchable(self.submit, fn, *args) for args in zip(*iterables, strict=False)]
+        inputs = zip(*iterables, strict=False)
+        futures: deque[Any] = deque(_submit_catchable(self.submit, fn, *args) for args in islice(inputs, buffersize))
+        # Not the pool itself: its idle workers go home when nobody refers to it any more.
+        pool = (lambda: None) if buffersize is None else weakref.ref(self)
 
         def results() -> Iterator[T]:
             try:
-                futures.reverse()
                 while futures:
+                    _submit_next(pool(), fn, inputs, futures)
                     # Nor may what is yielded be kept while the caller is busy with it.
-                    yield _result_of(futures.pop(), None if until is None else until - _clock.monotonic())
+                    yield _result_of(futures.popleft(), None if until is None else until - _clock.monotonic())
             except TimeoutError:
                 if until is not None and until <= _clock.monotonic():
                     for future in futures:
@@ -313,6 +324,14 @@ def _submit_catchable(submit: Callable[..., Future[Any]], fn: Callable[..., Any]
     if isinstance(future, TaskFuture) and settings().catchable_timeout != "off":  # a subclass may return what it likes
         future.make_catchable()
     return future
+
+
+def _submit_next(
+    pool: ThreadPoolExecutor | None, fn: Callable[..., Any], inputs: Iterator[Any], futures: deque[Any]
+) -> None:
+    if pool is not None:
+        for arguments in islice(inputs, 1):
+            futures.append(_submit_catchable(pool.submit, fn, *arguments))
 
 
 def _is_key(key: object) -> bool:

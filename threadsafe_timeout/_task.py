@@ -27,7 +27,7 @@ from threadsafe_timeout import _clean_up, _clock, _interrupt, _processes, _scope
 from threadsafe_timeout._catchable import in_library
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
-from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
+from threadsafe_timeout._frames import frames_of_others, users_frame
 from threadsafe_timeout._future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 from threadsafe_timeout._names import name_of
 from threadsafe_timeout._text import shown
@@ -568,12 +568,10 @@ def _disarm(entry: _timer.Entry) -> None:
 
 def thread_position(ident: int | None) -> tuple[tuple[str, int, str] | None, str]:
     """Where a thread is: the user's file, line and function; and the stack, without the values of variables."""
-    with frames_of_others():
-        frame = current_frames().get(ident) if ident is not None else None
-        if frame is None:
+    with frames_of_others(ident or -1) as tops:
+        if ident not in tops:
             return None, ""
-        where = users_frame(frame)
-        frames = traceback.extract_stack(frame)
+        where, frames = users_frame(tops[ident]), traceback.extract_stack(tops[ident])
     # From the task's own function on: what starts a thread and a worker is the same for all of them.
     ours = [number for number, entry in enumerate(frames) if entry.filename == __file__]
     return where, "".join(traceback.format_list(frames[ours[-1] + 1 :] if ours else frames))

@@ -88,6 +88,7 @@ class DaemonThread(threading.Thread):
 
     def __init__(self, target: Callable[[], object], name: str, gone: Callable[[], object] = lambda: None) -> None:
         super().__init__(target=target, name=name, daemon=True)
+        self._starter = threading.get_ident()
         self._started = _Begun()
         # More than one: what strikes in a finaliser is swallowed, and the rest of it with that.
         self._last: Any = [_Last(self, self._started, gone) for _ in range(4)]

@@ -58,4 +58,5 @@ def is_protected(frame: FrameType) -> bool:
         return False
     if code in _transparent or module.startswith("threadsafe_timeout.testing"):
         return False
-    return not (module == "contextlib" and code.co_name == "inner")  # a decorated function runs inside this one
+    # A decorated function runs inside this one; a decorated generator, since 3.15, inside the other.
+    return not (module == "contextlib" and code.co_name in ("inner", "gen_inner"))

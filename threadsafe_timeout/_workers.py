@@ -594,11 +594,17 @@ class Crew:
         with self.lock:
             self.closed, self.open = True, False
             self.shut_down = self.shut_down or not by_exit
+            # The oldest tasks are as good as begun: workers that were woken or started for them are on their way.
+            on_their_way = len(self.starting) + (self.woken is not None)
+            pending = list(islice(self.tasks, on_their_way, None)) if cancel_pending else []
             for worker in self.idle:
                 release(worker.wake)
-        if cancel_pending:
-            for task in self._drain():
-                cancelled_while_pending(task)
+        for task in pending:
+            try:
+                self.tasks.remove(task)  # one of the first
+            except ValueError:
+                continue  # a worker was faster
+            cancelled_while_pending(task)
 
     def orphaned(self) -> None:
         """Close it, when nobody refers to the executor any more. Takes no lock: a finaliser runs in any thread, and

@@ -32,6 +32,7 @@ __all__ = [
     "is_debugger",
     "is_library",
     "raised_by_alarm",
+    "real",
     "release",
     "replace_attribute",
     "wait",
@@ -54,12 +55,20 @@ def held_lock() -> LockType:
     return lock
 
 
+def real(value: Any) -> float:
+    """A number of seconds as the interpreter's own functions take it: with a fraction only as a float; since 3.15, as
+    any real number (a Fraction, a Decimal). Raises TypeError with their words."""
+    if isinstance(value, int | float):
+        return value
+    return math.ldexp(value, 0) if sys.version_info >= (3, 15) else operator.index(value)
+
+
 def checked_timeout(timeout: Any) -> float:
     """A timeout that is not None, as a number >= 0. Raises what a lock would raise for it, with its words."""
     if not timeout > 0:
         return 0.0
     allocate_lock().acquire(True, timeout)  # free, so this only looks at its argument
-    return timeout if isinstance(timeout, float) else float(operator.index(timeout))
+    return float(real(timeout))
 
 
 class Remaining:

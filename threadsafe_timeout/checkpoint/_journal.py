@@ -27,7 +27,7 @@ from threadsafe_timeout.checkpoint._errors import CheckpointConfigMismatch, Chec
 from threadsafe_timeout.checkpoint._fingerprint import config_hash, field_hashes
 from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, MAGIC
 from threadsafe_timeout.checkpoint._lock import JournalLock
-from threadsafe_timeout.checkpoint._scan import Line, read_header, scan
+from threadsafe_timeout.checkpoint._scan import Line, line_start, read_header, scan
 
 __all__ = ["UNKNOWN", "Journal", "replace_file"]
 
@@ -186,7 +186,7 @@ class Journal:
         fd = self._fd.number
         if size == 0 or _disk.read(fd, 1, size - 1) == b"\n":
             return size
-        start = _last_line_start(fd, size)
+        start = line_start(fd, size)
         tail = _disk.read(fd, size - start, start)
         whole = next((end for begin, end in _format.intact_parts(tail) if begin == 0), 0)
         if whole == 0:
@@ -308,7 +308,7 @@ class Journal:
             if first is None and size < _BLOCK:
                 return None
             header = read_header(self.path, first)
-            start = _last_line_start(fd, size - 1)
+            start = line_start(fd, size - 1)
             last = _disk.read(fd, size - start, start)
             whole = last.endswith(b"\n") and _format.is_intact(last[:-1])
             ended = whole and _format.envelope(last[:-1]).get("event") == CLOSED
@@ -364,17 +364,6 @@ def _first_line(fd: int) -> Line | None:
     block = _disk.read(fd, _BLOCK, 0)
     raw, newline, _ = block.partition(b"\n")
     return Line(1, 0, raw) if newline and _format.is_intact(raw) else None
-
-
-def _last_line_start(fd: int, size: int) -> int:
-    """Where the line that ends at `size` begins."""
-    while size > 0:
-        begin = max(size - _BLOCK, 0)
-        found = _disk.read(fd, size - begin, begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
-        size = begin
-    return 0
 
 
 def _copy(source: int, target: int) -> None:

@@ -213,9 +213,9 @@ def load_checkpoint(
             loaded = _load_spill(name, spill, loaded, known)
     assert loaded is not None
     if torn:
-        loaded.torn = torn[0]
-        log.warning("%s: line %d, byte %d: %s (%d bytes), left by a run that was killed while writing it; it was never "
-                    "acknowledged", name, torn[0].line, torn[0].byte, torn[0].reason, torn[0].length)
+        loaded.torn = end = torn[0]
+        log.warning("%s: line %d, byte %d: %s (%d bytes), left by a run that was killed while writing it, or being "
+                    "written just now; it was not acknowledged", name, end.line, end.byte, end.reason, end.length)
     return loaded
 
 
