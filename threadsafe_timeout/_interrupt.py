@@ -163,13 +163,9 @@ def configure(*, grace: float | None) -> None:
 def pursue(scope: CancelScope, *, woken: bool = False) -> None:
     """Start interrupting the thread that is inside `scope`, which has just been cancelled; a moment later if it was
     `woken` from a call that raises by itself: in most cases there is nothing left to do then."""
-    global _mechanism
-    if support().mechanism is None:
-        return
+    prepare()
     if _mechanism is None:
-        made = _make_mechanism()
-        with _timer.lock:
-            _mechanism = _mechanism or made
+        return
     now = _clock.monotonic()
     with _timer.lock:
         if scope._frame is None and not scope._armed_in:
@@ -181,6 +177,15 @@ def pursue(scope: CancelScope, *, woken: bool = False) -> None:
         target.raised = False  # an outer scope may be cancelled while the inner one's exception is on its way
         _targets[ident] = target
         _schedule(now + _SHORTEST if woken else now)
+
+
+def prepare() -> None:
+    """Load the mechanism, if there is one."""
+    global _mechanism
+    if _mechanism is None and support().mechanism is not None:
+        made = _make_mechanism()
+        with _timer.lock:
+            _mechanism = _mechanism or made
 
 
 def insist(ident: int) -> None:
