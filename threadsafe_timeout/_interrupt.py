@@ -181,14 +181,9 @@ _logger = logging.getLogger("threadsafe_timeout")
 def pursue(scope: CancelScope, *, woken: bool = False) -> None:
     """Start interrupting the thread that is inside `scope`, which has just been cancelled; a moment later if it was
     `woken` from a call that raises by itself: in most cases there is nothing left to do then."""
-    global _mechanism
-    if support().mechanism is None:
-        _tell_once()
-        return
+    prepare()
     if _mechanism is None:
-        made = _make_mechanism()
-        with _timer.lock:
-            _mechanism = _mechanism or made
+        return
     now = _clock.monotonic()
     with _timer.lock:
         if scope._frame is None and not scope._armed_in:
@@ -200,6 +195,19 @@ def pursue(scope: CancelScope, *, woken: bool = False) -> None:
         target.raised = False  # an outer scope may be cancelled while the inner one's exception is on its way
         _targets[ident] = target
         _schedule(now + _SHORTEST if woken else now)
+
+
+def prepare() -> None:
+    """Load the mechanism, if there is one."""
+    global _mechanism
+    if _mechanism is not None:
+        return
+    if support().mechanism is None:
+        _tell_once()
+        return
+    made = _make_mechanism()
+    with _timer.lock:
+        _mechanism = _mechanism or made
 
 
 def _tell_once() -> None:

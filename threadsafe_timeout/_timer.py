@@ -33,7 +33,7 @@ from itertools import compress, count
 from operator import itemgetter
 from typing import Any, Protocol
 
-from threadsafe_timeout import _clock, _finder
+from threadsafe_timeout import _clock, _finder, _preload
 from threadsafe_timeout._surroundings import threads_replaced_by
 from threadsafe_timeout._threads import DaemonThread, release
 
@@ -254,7 +254,10 @@ def _serve(due: deque[Callable[[], object]]) -> None:
     """Run what is due, or wait until something is."""
     seconds = _take_due(due)
     if not due:
-        _clock.wait(_wakeup, seconds)
+        if _preload.wanted:
+            _preload.load_next()
+        else:
+            _clock.wait(_wakeup, seconds)
         return
     while due:
         callback = due.popleft()
