@@ -231,8 +231,7 @@ class TaskFuture(LightFuture):
             if self._rung is not None:
                 self.end_processes(scope, all_of_them=False)
             # The future gets whatever it is, as in the standard pool, from the task's own frame on.
-            error = exc.with_traceback(_theirs(exc))
-            return None, self._failed_bereft(error) if self._bereft else error
+            return None, self._error_of(exc.with_traceback(_theirs(exc)))
         finally:
             del self  # that frame's f_back is this one: the future would hold itself
 
@@ -385,9 +384,9 @@ class TaskFuture(LightFuture):
     def _timed_out(self, reason: str | None) -> DeadlineExceeded:
         return DeadlineExceeded(self._task_name(), self._options.timeout, self.elapsed(), reason)
 
-    def _failed_bereft(self, error: BaseException) -> BaseException:
-        """What a task failed with whose processes were ended: that its time was up, most likely because of that."""
-        if isinstance(error, DeadlineExceeded):
+    def _error_of(self, error: BaseException) -> BaseException:
+        """What a task failed with; one whose processes were ended, most likely because of that: its time was up."""
+        if not self._bereft or isinstance(error, DeadlineExceeded):
             return error
         timed_out = self._timed_out(self._reason)
         timed_out.__cause__ = error

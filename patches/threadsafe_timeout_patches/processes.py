@@ -6,12 +6,11 @@ pexpect), `os.posix_spawn`, `os.spawn…`, `os.system`, `multiprocessing.Process
 
 Guarantees:
 
-- Outside the tasks of a pool each call is the original.
+- Outside the tasks of a pool each call is the original, but that threads fork one after the other.
 - A thread whose task was given up starts no process any more: that raises `Cancelled`.
 - What is shared by all tasks (the resource tracker and the fork server of `multiprocessing`, loky's workers) is not
   noted: it belongs to none of them.
 - The exit of the program does not wait for a process whose `join` was cancelled (see `_process_exit`).
-
 - `os.system` inside a scope ends with it, as `subprocess.call` does, and the child with that.
 
 Not reached: what C code starts by itself, and what is started in a thread that the task has started with
@@ -23,6 +22,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from sys import _getframe
 from types import FrameType, ModuleType
@@ -44,6 +44,7 @@ MODULES = (
 )  # fmt: skip
 
 _Wrapped = Callable[..., Any]
+_forking = threading.RLock()  # held while a thread forks
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
@@ -98,9 +99,25 @@ def _poll(popen: Any) -> int | None:
 def _patch_os(module: ModuleType, patching: Patching) -> None:
     for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp"):
         if hasattr(module, name):
-            patching.replace(module, name, stand_in(module, name, _noting(getattr(module, name))))
+            original = getattr(module, name)
+            start = _noting(_one_at_a_time(original) if name.startswith("fork") else original)
+            patching.replace(module, name, stand_in(module, name, start))
     if hasattr(module, "fork"):
         patching.replace(module, "system", stand_in(module, "system", _system(module.system)))
+
+
+def _one_at_a_time(original: _Wrapped) -> _Wrapped:
+    """filelock, which is there because of us, has a fork fail (RuntimeError) while another thread forks: the later one
+    waits instead.
+
+    The child's only thread is the one that holds the lock, and lets go of it there too.
+    """
+
+    def fork() -> Any:
+        with _forking:
+            return original()
+
+    return fork
 
 
 def _system(original: _Wrapped) -> _Wrapped:
@@ -199,15 +216,16 @@ def _patch_executor(module: ModuleType, patching: Patching) -> None:
 
 def _patch_pool(module: ModuleType, patching: Patching) -> None:
     init, check_running = module.Pool.__init__, module.Pool._check_running
-    current_scope, threads = _scope.current_scope, module.ThreadPool
+    current_scope = _scope.current_scope
 
     def new_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        if current_scope() is None or isinstance(self, threads):
+        if current_scope() is None:
             init(self, *args, **kwargs)
             return
         with _processes.uncounted():
             init(self, *args, **kwargs)
-        _workers.PoolWorkers(self)
+        if hasattr(self._pool[0], "_popen"):  # else it is a pool of threads
+            _workers.PoolWorkers(self)
 
     def new_check_running(self: Any) -> None:  # all that gives it work calls this
         check_running(self)
