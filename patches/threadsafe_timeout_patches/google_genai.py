@@ -47,4 +47,4 @@ def _timeout(client: Any, _args: object, _kwargs: object) -> Callable[[], Except
 
 def _timeout_async(client: Any, _args: object, _kwargs: object) -> Callable[[], Exception]:
     # With aiohttp it is the built-in one that comes out today.
-    return TimeoutError if client._use_aiohttp() else httpx_timeout(client._async_httpx_client)
+    return TimeoutError if getattr(client, "_use_aiohttp", bool)() else httpx_timeout(client._async_httpx_client)

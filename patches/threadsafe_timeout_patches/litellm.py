@@ -18,7 +18,7 @@ __all__ = ["IMPORT_WITH", "MODULES", "SUPPORTED", "apply"]
 MODULES = (
     "litellm", "litellm.router", "litellm.router_rust.core", "litellm.litellm_core_utils.streaming_handler",
 )  # fmt: skip
-SUPPORTED = {"litellm": ">=1.40,<2"}
+SUPPORTED = {"litellm": ">=1.60,<2"}
 IMPORT_WITH = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else the import asks the network for a list of prices
 
 _CALLS = (
