@@ -267,21 +267,27 @@ def test_in_the_past_it_is_due_at_once():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_has_none():
+    others = [Timer(1000, print) for _ in range(3)]
     timer = Timer(1000, print)
-    timer.start()
+    for one in (*others, timer):
+        one.start()
     child = os.fork()
     if child == 0:
         status = 1
         try:
             timer.join(LONG)
             mine = threading.Event()
-            Timer(0.01, mine.set).start()
-            status = 0 if not timer.is_alive() and mine.wait(LONG) else 2
+            fresh = Timer(0.01, mine.set)
+            fresh.start()
+            fresh.join(LONG)
+            alive = any(one.is_alive() for one in (*others, timer))
+            status = 0 if not alive and mine.wait(LONG) and not _callback_timer._waiting else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert timer.is_alive()
-    timer.cancel()
+    for one in (*others, timer):
+        assert one.is_alive()
+        one.cancel()
 
 
 @pytest.mark.parametrize("pool", ["", "from threadsafe_timeout import ThreadPoolExecutor; ThreadPoolExecutor(1).submit(int).result()\n"])

@@ -33,7 +33,8 @@ _NEW, _WAITING, _DUE, _OVER = range(4)
 _waiting: set[Timer] = set()  # those that wait or are due; guarded by _timer.lock, as is all below
 _due: deque[Timer] = deque()  # to be started
 _starter: threading.Thread | None = None  # what starts them, while there are any
-_told = False  # the log has said that there is no thread to be had
+_problem: RuntimeError | None = None  # why there was no thread to be had
+_told = False  # the log has said so
 _changed = threading.Condition(_timer.lock)  # notified when a timer leaves `_waiting`, or finds no thread
 
 
@@ -76,6 +77,7 @@ class Timer(threading.Timer):
     def start(self) -> None:
         """Start counting; once."""
         seconds = _seconds(self.interval)
+        _tell()
         own_thread = type(self).run is not Timer.run
         with _timer.lock:
             if self._phase != _NEW:
@@ -121,6 +123,7 @@ class Timer(threading.Timer):
         """Wait until it was cancelled or its function has returned, at most `timeout` seconds."""
         if self._phase == _NEW:
             raise RuntimeError("cannot join thread before it is started")
+        _tell()
         until = None if timeout is None else _clock.monotonic() + timeout
         if threading.current_thread() is not self and not self._left.wait(timeout):
             return
@@ -156,7 +159,8 @@ class Timer(threading.Timer):
 
     def _begin(self) -> None:
         """Become a thread. Raises RuntimeError if there is none to be had."""
-        super().start()
+        if not self._started.is_set():  # type: ignore[attr-defined]  # else who did this was struck just after
+            super().start()
         with _timer.lock:
             self._leave()
 
@@ -188,7 +192,6 @@ def _start_due() -> None:
         try:
             _starter.start()
         except RuntimeError as exc:
-            _starter = None
             _no_thread(exc)
 
 
@@ -204,8 +207,8 @@ def _start_all() -> None:
             timer._begin()
         except RuntimeError as exc:
             with _timer.lock:
-                _starter = None
                 _no_thread(exc)
+            _tell()
             return
         with _timer.lock:
             if _due and _due[0] is timer:
@@ -221,17 +224,26 @@ def _starter_ended() -> None:
 
 def _no_thread(exc: RuntimeError) -> None:
     """The caller holds `_timer.lock`."""
-    global _told
+    global _starter, _problem
+    _starter = None
     _changed.notify_all()  # the exit runs them
-    if _exit.exiting:
-        return
-    _timer.arm(_clock.monotonic() + _AGAIN, _start_due)
-    if not _told:
+    if not _exit.exiting:
+        _problem = exc
+        _timer.arm(_clock.monotonic() + _AGAIN, _start_due)
+
+
+def _tell() -> None:
+    """Say so, once. Without the lock, which a log handler may want, and not in the timer thread, which has no time."""
+    global _problem, _told
+    with _timer.lock:
+        problem, _problem = _problem, None
+        if problem is None or _told:
+            return
         _told = True
-        _logger.warning(
-            "threadsafe-timeout: no thread could be started for a Timer whose time has come (%s); it is tried again "
-            "every %g s", exc, _AGAIN,
-        )  # fmt: skip
+    _logger.warning(
+        "threadsafe-timeout: no thread could be started for a Timer whose time has come (%s); it is tried again every "
+        "%g s", problem, _AGAIN,
+    )  # fmt: skip
 
 
 def _finish() -> None:
@@ -251,11 +263,15 @@ def _finish() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _starter, _told
-    _starter, _told = None, False
-    _due.clear()
-    for timer in list(_waiting):
-        timer._leave()
+    """None of the timers lives on. What their locks were held by, neither."""
+    global _starter, _changed
+    _changed = threading.Condition(_timer.lock)
+    with _timer.lock:
+        _starter = None
+        _due.clear()
+        for timer in list(_waiting):
+            timer._left = threading.Event()
+            timer._leave()
 
 
 _exit.afterwards.append(_finish)

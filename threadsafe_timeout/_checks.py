@@ -15,7 +15,7 @@ _NUMBERS = frozenset({float, int})
 def check_seconds(parameter: str, value: Any) -> float:
     """A duration: a number that is not negative and not NaN. Raises TypeError or ValueError, naming `parameter`."""
     kind = type(value)
-    number = float(value) if kind is float or (kind is int and value < _HUGE) else _number(parameter, value)
+    number = float(value) if kind is float or (kind is int and -_HUGE < value < _HUGE) else _number(parameter, value)
     if not number >= 0:
         raise ValueError(f"{parameter} must be a number of seconds >= 0, got {value!r}")
     return number

@@ -119,16 +119,18 @@ class _Call:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: object) -> None:
-        if self._task is not None:
-            self._task.remove_witness(self._given_up)
-        # In a scope that is cancelled the record is to be on disk all the same.
-        with _scope.shield(_SAVING) if _scope.current_scope() is not None else contextlib.nullcontext():
-            if exc is None:
-                self.line = self._save(self.result, "done")
-            elif isinstance(exc, Cancelled):
-                self._save(_timed_out(self._key, exc.scope), "timeout")
-            elif isinstance(exc, Exception):
-                self._save(exc, _status(exc))
+        try:
+            # In a scope that is cancelled the record is to be on disk all the same.
+            with _scope.shield(_SAVING) if _scope.current_scope() is not None else contextlib.nullcontext():
+                if exc is None:
+                    self.line = self._save(self.result, "done")
+                elif isinstance(exc, Cancelled):
+                    self._save(_timed_out(self._key, exc.scope), "timeout")
+                elif isinstance(exc, Exception):
+                    self._save(exc, _status(exc))
+        finally:  # not before: who gives the task up meanwhile waits for this record
+            if self._task is not None:
+                self._task.remove_witness(self._given_up)
 
     def _save(self, outcome: object, status: str) -> bytes | None:
         """Save it, and return its line; None if another outcome is saved, or is being saved."""
