@@ -14,7 +14,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
@@ -48,7 +48,7 @@ def examine() -> dict[str, Any]:
         "installed": patching is not None,
         "why_not": _surroundings.why_not(),
         "interrupt": {"mechanism": support.mechanism, "detail": support.detail},
-        "patches": [_patch(name, patching) for name in _install.known_patches()],
+        "patches": [_patch(entry, patching) for entry in _install.known_patches().values()],
         "not_rebound": [] if patching is None else list(_not_rebound(patching)),
         "settings": {
             name: {"value": getattr(settings, name), "source": sources.get(name, "default")}
@@ -57,8 +57,8 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _patch(name: str, patching: _install.Patching | None) -> dict[str, Any]:
-    entry = _install.known_patches()[name]
+def _patch(entry: EntryPoint, patching: _install.Patching | None) -> dict[str, Any]:
+    name = entry.name
     found: dict[str, Any] = {"name": name, "state": "off", "detail": "", "modules": []}
     if entry.dist is not None and entry.dist.name != "threadsafe-timeout":
         found["from"] = f"{entry.dist.name} {entry.dist.version}"
