@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
@@ -54,7 +54,7 @@ def examine() -> dict[str, Any]:
         "installed": patching is not None,
         "why_not": _surroundings.why_not(),
         "interrupt": {"mechanism": support.mechanism, "detail": support.detail},
-        "patches": [_patch(name, patching) for name in _install.known_patches()],
+        "patches": [_patch(entry, patching) for entry in _install.known_patches().values()],
         "not_rebound": [] if patching is None else list(_not_rebound(patching)),
         "settings": {
             name: _setting(name, getattr(settings, name), sources.get(name, "default"), patching)
@@ -73,8 +73,8 @@ def _setting(name: str, value: Any, source: str, patching: _install.Patching | N
     return {"value": value, "source": source}
 
 
-def _patch(name: str, patching: _install.Patching | None) -> dict[str, Any]:
-    entry = _install.known_patches()[name]
+def _patch(entry: EntryPoint, patching: _install.Patching | None) -> dict[str, Any]:
+    name = entry.name
     found: dict[str, Any] = {"name": name, "state": "off", "detail": "", "modules": []}
     if entry.dist is not None and entry.dist.name != "threadsafe-timeout":
         found["from"] = f"{entry.dist.name} {entry.dist.version}"

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-SECONDS = 50  # for a process; on a quiet machine each takes two or three
+SECONDS = 100  # for a process; on a quiet machine each takes two or three
 
 
 def run(program: str, cwd: Path, *, name: str = "program.py") -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,8 @@ from textwrap import dedent
 import pytest
 from programs import run
 
+pytestmark = pytest.mark.timeout(330)  # three processes at most; see `programs.SECONDS`
+
 WARNING = "nothing is patched, and no call has a deadline: {} replaces the threads and sockets of this process"
 TOOLS = ("gevent", "eventlet")
 MONKEY = {

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from programs import run
 
+pytestmark = pytest.mark.timeout(330)  # three processes at most; see `programs.SECONDS`
+
 # Those that are patched, and not all of these packages: what a hook compiles, it compiles each time.
 MODULES = ["httpcore._sync", "httpx._client", "openai._base_client"]
 HOOKS = {
