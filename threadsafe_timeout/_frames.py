@@ -34,8 +34,8 @@ _orphans: list[FrameType] = []  # to be let go of by another thread; single oper
 
 @contextmanager
 def frames_of_others(*idents: int) -> Iterator[dict[int, FrameType]]:
-    """In this block the top frames of all threads may be looked at, by ident, and `f_back` of those of `idents`. Without
-    the GIL there are none.
+    """In this block the top frames of all threads may be looked at, by ident, and `f_back` of those of `idents`.
+    Without the GIL there are none.
 
     The block itself must bind no frame to a name. What looks is a function: it has returned before the block is left,
     and it returns no frame.
