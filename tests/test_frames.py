@@ -235,3 +235,17 @@ def test_without_a_thread_for_it_the_next_look_finishes(monkeypatch, thread):
     assert watched.died.wait(BOUND)
     assert threading.get_ident() not in watched.where
     assert gc.isenabled()
+
+
+def test_without_the_gil_no_frame_is_looked_at(monkeypatch, thread):
+    """A thread that runs on meanwhile may free what is looked at."""
+    watched, ready, go_on = Watched(), threading.Event(), threading.Event()
+    looked_at = thread(lambda: holds(watched, go_on, ready.set))
+    assert ready.wait(BOUND)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    with frames_of_others(looked_at.ident) as frames:
+        assert not frames
+    assert _task.thread_position(looked_at.ident) == (None, "")
+    go_on.set()
+    assert watched.died.wait(BOUND)
+    assert watched.where == [looked_at.ident]

@@ -194,6 +194,8 @@ class Alarm(CancelScope):
     def _has_outlived(self) -> bool:
         """Whether it surely has. A thread that moves while its stack is walked may seem to; it will find out itself."""
         with frames_of_others(self._thread) as frames:
+            if not frames:
+                return False  # without the GIL nobody can tell from outside
             return not self._reaches(frames.get(self._thread)) and self._is_still(frames.get(self._thread))
 
     def _is_still(self, frame: FrameType | None) -> bool:

@@ -111,7 +111,8 @@ def shut_down_all() -> None:
     except KeyboardInterrupt:
         stop_interrupted(_all_crews())
         _wait_for_all()
-    flush_streams()
+    if _all_crews():  # a program without pools finds its streams as it left them
+        flush_streams()
     if interrupted:
         _keep_interrupted_status()
 

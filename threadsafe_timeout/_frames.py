@@ -35,6 +35,7 @@ _orphans: list[FrameType] = []  # to be let go of by another thread; single oper
 @contextmanager
 def frames_of_others(*idents: int) -> Iterator[dict[int, FrameType]]:
     """In this block the top frames of all threads may be looked at, by ident, and `f_back` of those of `idents`.
+    Without the GIL there are none.
 
     The block itself must bind no frame to a name. What looks is a function: it has returned before the block is left,
     and it returns no frame.
@@ -55,6 +56,9 @@ def frames_of_others(*idents: int) -> Iterator[dict[int, FrameType]]:
 
 
 def _looking(idents: Iterable[int]) -> Iterator[dict[int, FrameType]]:
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        yield {}  # what runs on meanwhile cannot be looked at: https://github.com/python/cpython/issues/118680
+        return
     frames, held = sys._current_frames(), list[FrameType]()
     try:
         for ident in idents:
