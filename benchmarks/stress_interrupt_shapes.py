@@ -445,6 +445,68 @@ def b_try_while_true(c, s, N):
                     c.n += 1
             finally:
                 c.lock.release()
+def two(c, a): c.n += 1
+def three(c, a, b): c.n += 1
+async def counted(n):
+    for i in range(n): yield i
+def drive(coroutine):
+    try: coroutine.send(None)
+    except StopIteration: pass
+def b_async_with(c, s, N):
+    async def body():
+        with s:
+            for i in range(N):
+                async with ACM(c):
+                    two(c, i)      # as many arguments as the call of __aexit__ has, before 3.14
+                    three(c, i, i) # and since
+                    two(c, i)
+                three(c, i, i)
+                two(c, i)
+    drive(body())
+def b_async_for(c, s, N):
+    async def body():
+        with s:
+            while c.n < 9 * N:
+                async for x in counted(2): c.n += 1
+                async with ACM(c):
+                    two(c, x); three(c, x, x); two(c, x); three(c, x, x); two(c, x)
+                    two(c, x); three(c, x, x); two(c, x); three(c, x, x); two(c, x)
+                    three(c, x, x)
+                    two(c, x)
+                    three(c, x, x)
+                    two(c, x)
+                async with ACM(c):
+                    two(c, x)
+    drive(body())
+def b_take_at_the_end(c, s, N):
+    take = c.lock.acquire; give = c.lock.release; held = False
+    with s:
+        i = 0
+        while True:
+            try:
+                work(c)
+            finally:
+                if held: give()
+                held = False
+            if (i := i + 1) >= N: break
+            if not (held := take()): break
+class Box:
+    def __init__(self, c): self.c = c
+    def begin(self):
+        self.c.cm_in += 1
+        self.c.n += 1
+    def end(self, *a):
+        self.c.n += 1
+        self.c.cm_out += 1
+    __enter__, __exit__ = begin, end
+def b_with_by_another_name(c, s, N):
+    with s:
+        for i in range(N):
+            with Box(c):
+                three(c, i, i)
+                if i % 2: continue
+                two(c, i)
+            three(c, i, i)
 
 
 def violations(c):
@@ -462,6 +524,7 @@ def violations(c):
     return bad
 
 
+IN_COROUTINES = {"async_for", "async_with"}  # those whose scope is entered in a coroutine
 BODIES = {name[2:]: body for name, body in globals().items() if name.startswith("b_")}
 
 

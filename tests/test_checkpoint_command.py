@@ -9,11 +9,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from threadsafe_timeout_legacy import checkpoint_formats
 
 from threadsafe_timeout._errors import MissingExtraError
 from threadsafe_timeout.checkpoint import (
@@ -29,13 +27,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command, with the legacy format found as an entry point would have it found."""
-
-    def legacy() -> ModuleType:
-        return checkpoint_formats
-
-    monkeypatch.setattr(_export, "foreign_formats", lambda: {"legacy": legacy})
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command, as it is installed."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         parser = argparse.ArgumentParser()

@@ -6,6 +6,8 @@ import errno
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -168,11 +170,9 @@ def test_a_spill_file_of_a_dead_process_is_taken_in_by_the_next(
         writer.save("l", 2)
         writer.close()
     (spill,) = _spill.find(str(path))
-    dead = os.fork()
-    if dead == 0:
-        os._exit(0)
-    os.waitpid(dead, 0)
-    os.rename(spill, spill.replace(f"-{os.getpid()}-", f"-{dead}-"))
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    os.rename(spill, spill.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
     with CheckpointWriter(path) as writer:
         assert _spill.find(str(path)) == []
         assert writer.started("k") == 2

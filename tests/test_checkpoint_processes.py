@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from threadsafe_timeout.checkpoint import CheckpointWriter, iter_records, load_checkpoint, open_run
+from threadsafe_timeout.checkpoint import CheckpointWriter, _disk, iter_records, load_checkpoint, open_run
 
 KILLER = Path(__file__).parent.parent / "benchmarks" / "checkpoint_kill.py"
 
@@ -228,22 +232,44 @@ def test_a_keyboard_interrupt_in_a_save_hangs_nobody(path: Path, start: Start) -
     assert {f"{n}-{i}" for n in range(4) for i in range(200)} <= keys.keys()
 
 
-def test_a_reader_beside_a_writer_sees_whole_records(path: Path) -> None:
-    writer = CheckpointWriter(path, mode="fast")
-    stop = threading.Event()
+@pytest.mark.parametrize("torn", ["", "writes", "writes that fail", "syncs that fail"])
+def test_a_reader_beside_a_writer_sees_whole_records(path: Path, torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it sees of a line that is being written, or of one that is taken back: it is no damage."""
+    chance, stop = random.Random(1), threading.Event()
+    if torn:
+        monkeypatch.setattr(_disk, "write", lambda fd, data: _write_some(fd, data, chance, torn))
+    if torn == "syncs that fail":
+        monkeypatch.setattr(_disk, "sync_once", lambda fd: _fail(chance, errno.EIO))
+    writer = CheckpointWriter(path, mode="durable" if torn == "syncs that fail" else "fast")
 
     def write() -> None:
-        number = 0
-        while not stop.is_set():
-            writer.save(number, "x" * 2000)
-            number += 1
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            writer.save(number, "x" * chance.randrange(4000))
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     seen: list[Any] = [0]
-    while seen[-1] < 300:
-        seen.append(len(load_checkpoint(path)))
-    stop.set()
-    thread.join(10)
-    writer.close()
-    assert seen == sorted(seen)
+    try:
+        while seen[-1] < (300 if torn != "syncs that fail" else 50) and thread.is_alive():
+            seen.append(len(load_checkpoint(path)))
+    finally:
+        stop.set()
+        thread.join()
+        writer.close()
+    assert seen[-1] >= 50
+    if torn != "syncs that fail":  # what is taken back was never acknowledged
+        assert seen == sorted(seen)
+
+
+def _write_some(fd: int, data: memoryview, chance: random.Random, torn: str) -> int:
+    time.sleep(0)  # let the reader read
+    if torn == "writes that fail":
+        _fail(chance, errno.EINTR if chance.random() < 0.5 else errno.ENOSPC)
+    return os.write(fd, data[: chance.randrange(1, 1500)])
+
+
+def _fail(chance: random.Random, number: int) -> None:
+    if chance.random() < 0.03:
+        raise OSError(number, os.strerror(number))

@@ -180,6 +180,7 @@ def test_whatever_the_order_the_originals_come_back(order, tmp_path):
 def test_each_patch_names_what_it_is_for():
     from importlib.metadata import entry_points
 
+    from threadsafe_timeout._install import distribution_of
     from threadsafe_timeout._versions import in_range
 
     for entry in entry_points(group="threadsafe_timeout.patches"):
@@ -188,8 +189,9 @@ def test_each_patch_names_what_it_is_for():
         assert callable(patch.apply)
         for versions in getattr(patch, "SUPPORTED", {}).values():
             in_range("1", versions)  # raises for what it does not understand
-        tops = {name.partition(".")[0] for name in patch.MODULES}
-        others = tops - set(sys.stdlib_module_names) - {"batch_test_runner", "interactive_executor"}
-        supported = {name.replace("-", "_") for name in getattr(patch, "SUPPORTED", {})}
-        assert others == supported, f"{entry.name}: a patch for a library says for which versions"
+        spared = {*sys.stdlib_module_names, "batch_test_runner", "interactive_executor"}
+        others = [name for name in patch.MODULES if name.partition(".")[0] not in spared]
+        belongs_to = {name: distribution_of(patch, name) for name in others}
+        assert None not in belongs_to.values(), f"{entry.name}: a patch for a library says for which versions: {belongs_to}"
+        assert set(belongs_to.values()) == set(getattr(patch, "SUPPORTED", {})), entry.name
         assert Path(patch.__file__).read_text(encoding="utf-8").startswith('"""')

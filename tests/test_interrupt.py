@@ -1,6 +1,7 @@
 """The interrupt lands nowhere but where it may: tried at every place it could, and in real loops."""
 
-import concurrent.futures
+import asyncio
+import concurrent.futures.thread
 import contextlib
 import dis
 import importlib
@@ -9,11 +10,23 @@ import logging
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
 
-from threadsafe_timeout import Cancelled, CancelScope, DeadlineExceeded, _interrupt, deadline, move_on_after, shield
+from threadsafe_timeout import (
+    Cancelled,
+    CancelScope,
+    DeadlineExceeded,
+    _codemap,
+    _codemap_check,
+    _interrupt,
+    _timer,
+    deadline,
+    move_on_after,
+    shield,
+)
 from threadsafe_timeout._codemap import CodeMap, Verdict
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -612,8 +625,83 @@ def test_an_async_with_inside_another_block_is_not_covered_by_that_ones_handler(
             async with inner:
                 await wait()
 
-    code = body.__code__
-    enters = [step.offset for step in dis.get_instructions(code) if step.opname == "BEFORE_ASYNC_WITH"]
+    mapped = CodeMap(body.__code__)
+    enters = [offset for offset, name in mapped.names.items() if name == "BEFORE_ASYNC_WITH"]
     assert len(enters) == 1
-    mapped = CodeMap(code)
     assert not any(mapped.covered_by(offset, enters[0]) for offset in mapped.names)
+
+
+def test_the_map_understands_the_bytecode_of_this_interpreter():
+    assert _codemap_check.problem() is None
+
+
+def test_a_map_that_misunderstands_the_bytecode_refuses(monkeypatch):
+    """As if a later release called `__exit__` with another number of arguments."""
+    monkeypatch.setattr(_codemap, "_EXIT_ARGUMENTS", 9)
+    monkeypatch.setattr(_interrupt, "_told", True)
+    _codemap_check.problem.cache_clear()
+    try:
+        support = _interrupt.support()
+        assert support.mechanism is None
+        assert "not understood: line" in support.detail
+        with move_on_after(0.01) as scope:
+            until = time.perf_counter() + 0.05
+            while time.perf_counter() < until:
+                pass
+        assert scope.cancel_called
+        assert not scope.cancelled_caught
+    finally:
+        _codemap_check.problem.cache_clear()
+
+
+@pytest.mark.parametrize("table", [None, [], {}])
+def test_tables_of_another_form_are_refused_and_not_guessed_at(table, monkeypatch):
+    monkeypatch.setattr(_codemap, "_CACHES", table)
+    _codemap_check.problem.cache_clear()
+    try:
+        assert _interrupt.support().mechanism is None
+    finally:
+        _codemap_check.problem.cache_clear()
+
+
+def test_every_jump_of_the_standard_library_leads_where_dis_says():
+    for module in (contextlib, dis, importlib, logging, threading, concurrent.futures.thread, asyncio.base_events):
+        pending = [compile(Path(module.__file__).read_text(), module.__file__, "exec")]
+        while pending:
+            code = pending.pop()
+            pending += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+            mapped = CodeMap(code)
+            assert mapped.is_consistent(), code
+            steps = [step for step in dis.get_instructions(code) if step.opcode in dis.hasjrel]
+            there = {step.offset: step.argval for step in steps if step.opname != "END_ASYNC_FOR"}
+            assert mapped._jumps == there, code
+
+
+def test_without_interruption_the_log_says_so_once(monkeypatch, caplog):
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0))
+    monkeypatch.setattr(_interrupt, "_told", False)
+    for _ in range(3):
+        with move_on_after(0) as scope:
+            while not scope.cancel_called:
+                pass
+            _timer.settle(BOUND)  # the callback that cancels it has ended
+    said = [record.getMessage() for record in caplog.records if "not interrupted here" in record.getMessage()]
+    assert len(said) == 1
+    assert "3.99" in said[0]
+
+
+def test_a_call_with_as_many_arguments_as_aexit_gets_does_not_end_an_async_with():
+    async def body(scope, manager, work):
+        with scope:
+            async with manager:
+                work(1, 2)
+                work(1, 2, 3)
+
+    mapped = CodeMap(body.__code__)
+    body_line = body.__code__.co_firstlineno + 3
+    starts = {line: start for start, _, line in body.__code__.co_lines()}
+    assert mapped.verdict(starts[body_line + 1], calling=False) is Verdict.NEVER
+    exits = [offset for offset, name in mapped.names.items() if name == "GET_AWAITABLE" and mapped._arguments[offset] == 2]
+    calls = [offset for offset, following in mapped.next.items() if following in exits and "CALL" in mapped.names[offset]]
+    assert calls
+    assert {mapped.verdict(offset, calling=False) for offset in calls} == {Verdict.NEVER}

@@ -474,7 +474,7 @@ def test_the_error_keeps_no_key():
 
 
 def content(kind="text/event-stream", **headers):
-    from threadsafe_timeout_patches._llm_call import Content
+    from threadsafe_timeout_patches._body import Content
 
     return Content({"content-type": kind, **headers})
 

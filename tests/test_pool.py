@@ -487,3 +487,20 @@ def test_a_result_that_cannot_be_saved_is_not_lost(writer, caplog):
 def test_a_key_needs_a_checkpoint():
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="checkpoint="):
         pool.with_options(key="one")
+
+
+def test_timeouts_are_counted_as_timeouts_and_replacements_as_replacements(gate):
+    def fails() -> None:
+        raise ValueError("no timeout")
+
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
+        late = pool.with_options(timeout=0.02)
+        for future, error in (
+            (late.submit(sleep, 30), DeadlineExceeded), (late.submit(stuck, gate), DeadlineExceeded),
+            (pool.submit(fails), ValueError), (pool.submit(int), type(None)),
+            (pool.with_options(deadline=0.0).submit(int), DeadlineExceeded),
+        ):  # fmt: skip
+            assert isinstance(future.exception(30), error)
+    stats = pool.stats()
+    assert (stats["completed"], stats["failed"], stats["abandoned"], stats["submitted"]) == (1, 3, 1, 5)
+    assert (stats["timed_out"], stats["replaced"], stats["respawned"]) == (3, 1, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import itertools
 import threading
 import time
 
@@ -304,3 +305,51 @@ def test_a_cancelled_asyncio_wait_cancels_the_task():
     with ThreadPoolExecutor(1, grace=5) as pool:
         asyncio.run(main(pool))
     assert pool.stats()["failed"] == 1
+
+
+def test_map_submits_no_more_than_buffersize_ahead():
+    taken = []
+
+    def inputs():
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.map(lambda number: number * 2, inputs(), buffersize=3)
+        assert taken == [0, 1, 2]
+        for expected in range(10):
+            assert next(results) == 2 * expected
+            assert len(taken) <= expected + 4
+        results.close()
+        assert list(pool.map(pow, [2, 3], [3, 2], buffersize=10)) == [8, 9]
+        assert list(pool.map(abs, [], buffersize=1)) == []
+
+
+@pytest.mark.parametrize(("bad", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)])
+def test_map_refuses_a_buffersize_as_the_standard_one_does(bad, error):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(error, match="buffersize must be"):
+        pool.map(abs, [1], buffersize=bad)
+
+
+def test_map_with_buffersize_ends_with_the_pool():
+    pool = ThreadPoolExecutor(1)
+    results = pool.map(abs, itertools.count(), buffersize=2)
+    assert next(results) == 0
+    pool.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        for _ in results:
+            pass
+
+
+def test_shutdown_cancels_no_task_whose_worker_is_on_its_way():
+    """As with the standard pool, where the first tasks have begun by then: each worker does one."""
+    for _ in range(20):
+        go_on = threading.Event()
+        pool = ThreadPoolExecutor(3)
+        futures = [pool.submit(go_on.wait) for _ in range(20)]
+        pool.shutdown(wait=False, cancel_futures=True)
+        go_on.set()
+        pool.shutdown()
+        assert [future.cancelled() for future in futures] == [False] * 3 + [True] * 17
+        assert all(future.done() for future in futures)

@@ -154,8 +154,8 @@ def test_every_value_and_error_is_what_the_main_thread_gets():
     ours = in_thread(conversation)
     real = conversation()
     for mine, theirs in zip(ours, real, strict=True):
-        if theirs[2] is TypeError and "argument" in theirs[3]:
-            assert mine[:3] == theirs[:3]  # the text names the C function
+        if theirs[2] is OverflowError or theirs[2] is TypeError:
+            assert mine[:3] == theirs[:3]  # the text names the C function, or changes with the version
         else:
             assert mine == theirs
 

@@ -56,9 +56,8 @@ def test_autojump():
     assert time.perf_counter() - began < 20
 
 
-def test_fixtures(pytestconfig):
-    """In a process of its own, with the plugin loaded by name, as the entry point would."""
-    code = (
+def test_the_fixtures_are_found_where_the_package_is_installed(tmp_path):
+    (tmp_path / "test_it.py").write_text(
         "from threadsafe_timeout import move_on_after, sleep\n"
         "def test_mock(mock_clock):\n"
         "    with move_on_after(5) as scope:\n"
@@ -68,11 +67,7 @@ def test_fixtures(pytestconfig):
         "    sleep(1000)\n"
     )
     process = subprocess.run(
-        [sys.executable, "-c", "import sys, pytest, pathlib, tempfile\n"
-         "d = tempfile.mkdtemp()\n"
-         f"pathlib.Path(d, 'test_it.py').write_text({code!r})\n"
-         "from threadsafe_timeout.testing import pytest_plugin\n"
-         "sys.exit(pytest.main(['-q', '--rootdir', d, '-p', 'no:cacheprovider', d], plugins=[pytest_plugin]))"],
+        [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "-p", "no:cacheprovider", str(tmp_path)],
         capture_output=True, text=True, timeout=50, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr

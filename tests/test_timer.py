@@ -21,7 +21,6 @@ from threadsafe_timeout import (
     move_on_after,
     sleep,
 )
-from threadsafe_timeout._timer import TimerThread
 from threadsafe_timeout.testing import MockClock
 from threadsafe_timeout.testing.race import widened_races
 
@@ -201,34 +200,6 @@ def test_deadlines_work_in_a_forked_child():
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def test_timer_stand_in_runs_once():
-    ran = []
-    timer = TimerThread(0.01, lambda *args, **kwargs: ran.append((args, kwargs)), (1,), {"a": 2})
-    assert (timer.args, timer.kwargs, timer.interval) == ((1,), {"a": 2}, 0.01)
-    assert not timer.is_alive()
-    timer.start()
-    with pytest.raises(RuntimeError, match="once"):
-        timer.start()
-    timer.join(30)
-    assert ran == [((1,), {"a": 2})]
-    assert not timer.is_alive()
-    assert timer.finished.is_set()
-
-
-def test_timer_stand_in_cancelled():
-    ran = []
-    timer = TimerThread(1000, ran.append, [1])
-    with pytest.raises(RuntimeError, match="before it is started"):
-        timer.join()
-    timer.daemon = True
-    timer.start()
-    assert timer.is_alive()
-    timer.cancel()
-    timer.join(30)
-    assert not timer.is_alive()
-    assert ran == []
 
 
 def test_the_timer_uses_no_thread_per_deadline_and_little_memory():

@@ -279,6 +279,7 @@ def test_popen_wait_for_what_has_ended_does_not_raise(children):
 
 
 def test_without_descriptors_for_processes_it_is_the_same(children, monkeypatch):
+    monkeypatch.setattr(subprocess, "_CAN_USE_PIDFD_OPEN", False, raising=False)  # since 3.15; asked at import
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     test_popen_wait_kills_what_it_waited_for(None, children)
     test_popen_wait_kills_what_it_waited_for(LONG, children)
@@ -703,3 +704,44 @@ def test_everything_is_the_original_again_afterwards():
     for owner in [*owners, *SELECTORS, selectors._PollLikeSelector]:
         for value in vars(owner).values():
             assert "threadsafe_timeout" not in getattr(getattr(value, "__code__", None), "co_filename", type(value).__module__)
+
+
+CHILDREN = """
+import multiprocessing, sys, time, threading
+import threadsafe_timeout
+
+def child(connection):
+    from threadsafe_timeout import _install, _settings, move_on_after
+    with move_on_after(0.02) as scope:
+        time.sleep(60)
+    values = _settings.settings()
+    connection.send((_install.installed() is not None, scope.cancelled_caught, values.grace, values.checkpoint))
+
+if __name__ == "__main__":
+    threadsafe_timeout.install(checkpoint=None, grace=0.75)
+    context = multiprocessing.get_context(sys.argv[1] or None)
+    mine, theirs = context.Pipe()
+    for _ in range(2):
+        process = context.Process(target=child, args=(theirs,))
+        process.start()
+        assert "_threadsafe_timeout" not in vars(process)
+        print(*mine.recv(), flush=True)
+        process.join()
+        assert process.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("method", ["", "fork", "forkserver"])
+def test_the_children_of_a_fork_server_have_the_line_as_forked_ones_do(method, tmp_path):
+    """Whatever the default is: the server, since 3.14."""
+    program = tmp_path / "program.py"
+    program.write_text(CHILDREN)
+    ran = subprocess.run([sys.executable, program, method], capture_output=True, text=True, timeout=LONG, check=False)
+    assert ran.stdout.splitlines() == ["True True 0.75 None"] * 2, ran.stderr
+
+
+def test_a_child_that_cannot_be_pickled_fails_as_without(monkeypatch):
+    process = multiprocessing.get_context("forkserver").Process(target=lambda: None)
+    with pytest.raises(Exception, match=r"pickle|lambda"):
+        process.start()
+    assert "_threadsafe_timeout" not in vars(process)

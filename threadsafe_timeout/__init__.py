@@ -31,6 +31,7 @@ from threadsafe_timeout._scope import (
 )
 
 if TYPE_CHECKING:
+    from threadsafe_timeout._callback_timer import Timer
     from threadsafe_timeout._events import Event
     from threadsafe_timeout._guard import guard_interactive, guarded
     from threadsafe_timeout._health import PoolHealth, WorkerHealth
@@ -58,6 +59,7 @@ __all__ = [
     "Settings",
     "ThreadPoolExecutor",
     "ThreadsafeTimeoutError",
+    "Timer",
     "WorkerHealth",
     "check_cancelled",
     "checkpointed",
@@ -88,6 +90,7 @@ _LAZY = {
     "PoolHealth": "_health",
     "Settings": "_settings",
     "ThreadPoolExecutor": "_pool",
+    "Timer": "_callback_timer",
     "WorkerHealth": "_health",
     "checkpointed": "checkpoint",
     "guard_interactive": "_guard",

@@ -37,8 +37,9 @@ from typing import Any
 from threadsafe_timeout import _clock, _interrupt, _timer
 from threadsafe_timeout._clean_up import NOBODY
 from threadsafe_timeout._codemap import code_map
-from threadsafe_timeout._frames import current_frames, frames_of_others
+from threadsafe_timeout._frames import frames_of_others
 from threadsafe_timeout._scope import _ACTIVE, _DONE, CancelScope, _current
+from threadsafe_timeout._text import shown
 
 __all__ = ["Alarm", "Handler", "off_main_thread", "unset_all"]
 
@@ -167,10 +168,8 @@ class Alarm(CancelScope):
         A thread that moves gets it from the interrupt, or at its next wait, however late.
         """
         task = self._task()
-        with frames_of_others():
-            frame = current_frames().get(self._thread)
-            at = None if frame is None else (id(frame), frame.f_lasti)
-            del frame
+        with frames_of_others() as frames:
+            at = _place(frames.get(self._thread))
         with _timer.lock:
             if task is None or at is None or not self._due or expiry != self._expiries:
                 return
@@ -194,9 +193,14 @@ class Alarm(CancelScope):
 
     def _has_outlived(self) -> bool:
         """Whether it surely has. A thread that moves while its stack is walked may seem to; it will find out itself."""
-        with frames_of_others():
-            frame = current_frames().get(self._thread)
-            return not self._reaches(frame) and current_frames().get(self._thread) is frame
+        with frames_of_others(self._thread) as frames:
+            if not frames:
+                return False  # without the GIL nobody can tell from outside
+            return not self._reaches(frames.get(self._thread)) and self._is_still(frames.get(self._thread))
+
+    def _is_still(self, frame: FrameType | None) -> bool:
+        with frames_of_others() as frames:
+            return frames.get(self._thread) is frame
 
     def _drop(self) -> None:
         self.unset()
@@ -242,8 +246,12 @@ class Alarm(CancelScope):
         _logger.warning(
             "threadsafe-timeout: an alarm of thread %s went off and %s; call signal.alarm(0) when what it was for is "
             "done, before the old handler is put back",
-            name, what, extra={"event": "alarm"},
+            shown(name), what, extra={"event": "alarm"},
         )  # fmt: skip
+
+
+def _place(frame: FrameType | None) -> tuple[int, int] | None:
+    return None if frame is None else (id(frame), frame.f_lasti)
 
 
 def _stack() -> Iterator[FrameType]:

@@ -12,7 +12,8 @@ What is computed, once per code object:
   the control flow. The instruction is a hole unless every one of them has its handler in the instruction's chain.
 - *final*: the source positions of `finally` bodies. The compiler emits each twice, for the normal and for the
   exceptional path; only the second is marked in the table, and its positions give away the first.
-- *before_try*: the `try:` line that follows `lock.acquire()`; there the lock is held and the handler not yet in force.
+- *before_try*: the `try:` line that follows `lock.acquire()`, and the jump back to it; there the lock is held and the
+  handler not yet in force.
 - *acquired*: from a call of a method named `acquire` to the `try:` that protects it, or to the `release`: other lines
   may stand between. Only where the function also releases: what is released elsewhere is no section of its own.
 """
@@ -29,17 +30,21 @@ __all__ = ["CodeMap", "Verdict", "code_map"]
 
 _NAMES = opcode.opname
 _CACHES: dict[int, int] = (
-    # A list by opcode on 3.11 and 3.12, a dict by name on 3.13; the number of cache units after an instruction.
+    # A list by opcode on 3.11 and 3.12, a mapping by name from 3.13 on; the number of cache units after an instruction.
     {op: opcode._inline_cache_entries.get(_NAMES[op], 0) for op in range(256)}  # type: ignore[attr-defined]  # private
-    if isinstance(opcode._inline_cache_entries, dict)  # type: ignore[attr-defined]  # private
+    if hasattr(opcode._inline_cache_entries, "get")  # type: ignore[attr-defined]  # private
     else dict(enumerate(opcode._inline_cache_entries))  # type: ignore[attr-defined]  # private
 )
-_RELATIVE = frozenset(opcode.hasjrel)
+# END_ASYNC_FOR is listed since 3.14, and does not jump: its argument tells where it is reached from.
+_RELATIVE = frozenset(opcode.hasjrel) - {opcode.opmap["END_ASYNC_FOR"]}
 _NO_FALL_THROUGH = frozenset({
     "RETURN_VALUE", "RETURN_CONST", "RERAISE", "RAISE_VARARGS", "JUMP_FORWARD", "JUMP_BACKWARD",
     "JUMP_BACKWARD_NO_INTERRUPT",
 })  # fmt: skip
+# The instruction that calls __enter__. Since 3.14 an ordinary CALL, after a LOAD_SPECIAL: it is given the name it had.
 _ENTERS = frozenset({"BEFORE_WITH", "BEFORE_ASYNC_WITH"})
+_SPECIAL = {0: "BEFORE_WITH", 2: "BEFORE_ASYNC_WITH"}  # by LOAD_SPECIAL's argument: __enter__, __aenter__
+_EXIT_ARGUMENTS = 3 if sys.version_info >= (3, 14) else 2  # of the call of __exit__, as CALL counts them
 # Instructions that call Python functions whose exceptions they pass on. Any other one (STORE_FAST, POP_TOP, …) that
 # has a callee runs a finaliser or a weak reference's callback, whose exceptions are printed and dropped.
 _CALLING = frozenset({
@@ -53,7 +58,9 @@ _CALLING = frozenset({
 })  # fmt: skip
 _ASYNC_FLAGS = 0x80 | 0x100 | 0x200  # a coroutine, a generator-based one, an asynchronous generator
 # What may stand between a call and the end of its statement, and between that and the head of a loop.
-_USES_RESULT = frozenset({"CACHE", "COPY", "JUMP_BACKWARD", "JUMP_FORWARD", "NOP", "POP_TOP", "TO_BOOL", "UNARY_NOT"})
+_USES_RESULT = frozenset({
+    "CACHE", "COPY", "JUMP_BACKWARD", "JUMP_FORWARD", "NOP", "NOT_TAKEN", "POP_TOP", "TO_BOOL", "UNARY_NOT",
+})  # fmt: skip
 _CACHE_SIZE = 2048
 
 
@@ -97,6 +104,7 @@ class CodeMap:
         self._guards: dict[int, int] = {}  # by handler of an except or finally: the clean-up that guards its body
         self._excepts, self._finals = self._clean_ups()
         self._acquired = self._follow_acquired(code.co_names)
+        self._before = {following: offset for offset, following in self.next.items()}
         self._risky_heads = {head for head in self.heads if self._follows_a_call(head)}
         positions = list(code.co_positions())
         in_final = {offset for offset in self.names if self._inside(offset, self._finals)}
@@ -114,17 +122,28 @@ class CodeMap:
 
     def _decode(self, bytecode: bytes) -> None:
         offset = extended = 0
+        entering = None
         while offset < len(bytecode):
             op = bytecode[offset]
             argument = bytecode[offset + 1] | extended
             extended = argument << 8 if op == opcode.EXTENDED_ARG else 0
             following = offset + 2 + 2 * _CACHES.get(op, 0)
-            name = _NAMES[op]
+            name = entering or _NAMES[op]
+            entering = _SPECIAL.get(argument) if name == "LOAD_SPECIAL" else None
             self.names[offset], self._arguments[offset], self.next[offset] = name, argument, following
             self._start.extend([offset] * ((following - offset) // 2))
             if op in _RELATIVE:
                 self._jumps[offset] = following + (-2 if "BACKWARD" in name else 2) * argument
             offset = following
+
+    def is_consistent(self) -> bool:
+        """Whether every jump, and every handler, leads to the beginning of an instruction."""
+        targets = {*self._jumps.values(), *(handler for handler in self._handlers if handler is not None)}
+        return targets <= self.names.keys() and not any(name.startswith("<") for name in self.names.values())
+
+    def is_reached(self, offset: int) -> bool:
+        """Whether the instruction at `offset` can ever be the next one to run."""
+        return self._start[offset // 2] in self._pending
 
     def chain(self, offset: int) -> tuple[int, ...]:
         """The handlers an exception at `offset` would meet, innermost first."""
@@ -194,13 +213,18 @@ class CodeMap:
         name = self.names[offset]
         if name in _ENTERS:
             return (*state, offset)
-        if state and (
-            name == "WITH_EXCEPT_START"
-            # The call of __exit__(None, None, None) is the only one outside its own block's handler.
-            or (name == "CALL" and self._arguments[offset] == 2 and not self.covered_by(offset, state[-1]))
-        ):
+        if state and (name == "WITH_EXCEPT_START" or self._is_exit(offset, state[-1])):
             return state[:-1]
         return state
+
+    def _is_exit(self, offset: int, enter: int) -> bool:
+        """Whether this is the call of __exit__(None, None, None), or of __aexit__, of the block entered at `enter`."""
+        if self.names[offset] != "CALL" or self._arguments[offset] != _EXIT_ARGUMENTS:
+            return False
+        if self.names[enter] == "BEFORE_ASYNC_WITH":
+            following = self.next[offset]
+            return self.names[following] == "GET_AWAITABLE" and self._arguments[following] == 2
+        return not self.covered_by(offset, enter)  # the only one outside its own block's handler
 
     def _clean_ups(self) -> tuple[frozenset[int], frozenset[int]]:
         """The clean-ups that guard the handlers themselves: of `except` bodies, and of `finally` bodies."""
@@ -243,17 +267,17 @@ class CodeMap:
         """Whether a round of the loop may begin right after a call: one in the loop's condition, or a statement of the
         same level before it. (What was called in a `try` body that has ended was protected by that, or by nothing.)
         """
-        before = {following: offset for offset, following in self.next.items()}
         sources = [source for source, target in self._jumps.items() if target == head]
-        if head in before and self.names[before[head]] not in _NO_FALL_THROUGH:
-            sources.append(before[head])
-        for source in sources:
-            walk: int | None = source
-            while walk is not None and self._uses_result(walk):
-                walk = before.get(walk)
-            if walk is not None and self.names[walk].startswith("CALL") and self.chain(walk) == self.chain(head):
-                return True
-        return False
+        if head in self._before and self.names[self._before[head]] not in _NO_FALL_THROUGH:
+            sources.append(self._before[head])
+        return any(self._ends_with_a_call(source, self.chain(head)) for source in sources)
+
+    def _ends_with_a_call(self, source: int, level: tuple[int, ...]) -> bool:
+        """Whether nothing but the use of its result stands between a call with these handlers and `source`."""
+        walk: int | None = source
+        while walk is not None and self._uses_result(walk):
+            walk = self._before.get(walk)
+        return walk is not None and self.names[walk].startswith("CALL") and self.chain(walk) == level
 
     def _uses_result(self, offset: int) -> bool:
         name = self.names[offset]
@@ -317,11 +341,17 @@ class CodeMap:
         return [self._jumps[offset] if name.endswith("FALSE") == negated else self.next[offset]]
 
     def _before_try(self, offset: int) -> bool:
-        """Whether this is the `try:` line, whose handler is not in force yet. (Not at the head of a loop, if nothing
-        can have been acquired just before it.)"""
-        if self.names[offset] != "NOP" or (offset in self.heads and offset not in self._risky_heads):
-            return False
+        """Whether this is the `try:` line, whose handler is not in force yet, or the jump back to it that ends a round.
+        (Not if nothing can have been acquired just before it.)"""
         following = offset
+        if self.names[offset] == "JUMP_BACKWARD":  # before 3.14 it has the line of its `while`
+            following = self._jumps[offset]
+            if not self._ends_with_a_call(offset, self.chain(offset)):
+                return False
+        elif offset in self.heads and offset not in self._risky_heads:
+            return False
+        if self.names.get(following) != "NOP":
+            return False
         while self.names.get(following) == "NOP":
             following = self.next[following]
         return following in self.names and not set(self.chain(following)) <= set(self.chain(offset))

@@ -20,15 +20,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def decorate(function: F, scope: CancelScope, fresh: Callable[[str | None], CancelScope]) -> F:
     """Wrap `function` so that each call runs under `fresh(name)`."""
-    if not callable(function):
-        raise TypeError(f"deadline decorates functions; {function!r} is not callable")
+    if isinstance(function, classmethod) or not callable(function):
+        below = "; put it below @classmethod" if isinstance(function, classmethod) else ""
+        raise TypeError(f"deadline decorates functions; {function!r} is not callable{below}")
+    if isinstance(function, type):
+        raise TypeError(
+            f"deadline decorates functions; {function.__qualname__} is a class: decorate its methods, or put "
+            "`with deadline(...)` around what uses it"
+        )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
             f"deadline cannot decorate the generator function {name_of(function)}: its body runs in slices, each "
             "in its caller's scope; put `with deadline(...)` around the loop that consumes it"
         )
     name = scope.name or name_of(function)
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from threadsafe_timeout._text import shown
+
 if TYPE_CHECKING:
     from threadsafe_timeout._clean_up import CleanUp
     from threadsafe_timeout._scope import CancelScope
@@ -67,13 +69,13 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
         reason: str | None = None,
     ) -> None:
         # "timed out" is in the text because runners decide by it; "connection" is not, because they retry on that.
-        text = f"{name} timed out" if name else "timed out"
+        text = f"{shown(name)} timed out" if name else "timed out"
         if elapsed is not None:
             text += f" after {elapsed:.1f} seconds"
         if budget is not None:
             text += f" (its deadline was {budget:g} s)"
         if reason not in (None, "deadline"):
-            text += f": {reason}"
+            text += f": {shown(reason)}"
         super().__init__(text)
         self.name = name
         self.budget = budget
@@ -105,7 +107,7 @@ class Cancelled(BaseException):
         return exc
 
     def __str__(self) -> str:
-        return f"cancelled: {self.scope.reason}"
+        return f"cancelled: {shown(self.scope.reason)}"
 
 
 class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
@@ -128,7 +130,7 @@ class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
             "work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
         )
         for task, where in holders[:_HOLDERS]:
-            text += f"\n  {task} is stuck" + ("" if where is None else " at {}:{}, in {}".format(*where))
+            text += f"\n  {shown(task)} is stuck" + ("" if where is None else " at {}:{}, in {}".format(*where))
         if len(holders) > _HOLDERS:
             text += f"\n  and {len(holders) - _HOLDERS} more"
         super().__init__(text)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from threadsafe_timeout import _clock
+from threadsafe_timeout._text import shown
 from threadsafe_timeout._threads import DaemonThread
 
 if TYPE_CHECKING:
@@ -177,6 +178,11 @@ class Events:
         return True
 
 
-def describe(task: str, key: Any) -> str:
-    """How a log line calls a task."""
+def full_name(task: str, key: Any) -> str:
+    """What a task is called, as it is."""
     return task if key is None or str(key) == task else f"{task} (key {key})"
+
+
+def describe(task: str, key: Any) -> str:
+    """The same for people, as in a log line."""
+    return shown(full_name(task, key))

@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from threadsafe_timeout import _clock, _timer
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from threadsafe_timeout._workers import Crew
 
 __all__ = [
-    "EXHAUSTED_STATUS", "INTERRUPTED_WAIT", "crews", "exiting", "hurry_interrupted", "leave", "note_interrupted",
-    "stop_interrupted", "task_of_thread",
+    "EXHAUSTED_STATUS", "INTERRUPTED_WAIT", "afterwards", "crews", "exiting", "hurry_interrupted", "leave",
+    "note_interrupted", "stop_interrupted", "task_of_thread",
 ]  # fmt: skip
 
 logger = logging.getLogger("threadsafe_timeout")
@@ -39,6 +39,8 @@ INTERRUPTED_WAIT = 0.5  # seconds tasks get to end after Ctrl-C
 EXHAUSTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again
 _SAVING_WAIT = 10.0  # seconds what is owed gets to be saved before the process is left
 crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+# What else is done when the tasks have ended or were given up, unless the exit is Ctrl-C's.
+afterwards: list[Callable[[], object]] = []
 exiting = False
 
 
@@ -104,10 +106,13 @@ def shut_down_all() -> None:
         if interrupted:
             stop_interrupted(_all_crews())
         _wait_for_all()
+        for finish in () if interrupted else afterwards:
+            finish()
     except KeyboardInterrupt:
         stop_interrupted(_all_crews())
         _wait_for_all()
-    flush_streams()
+    if _all_crews():  # a program without pools finds its streams as it left them
+        flush_streams()
     if interrupted:
         _keep_interrupted_status()
 

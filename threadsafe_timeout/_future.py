@@ -31,6 +31,7 @@ from types import FrameType
 from typing import Any
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._checks import check_wait
 
 __all__ = ["CANCELLED", "FINISHED", "LOGGER", "PENDING", "RUNNING", "FutureCondition", "LightFuture"]
 
@@ -165,6 +166,8 @@ class LightFuture(Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         try:
+            if timeout is not None:
+                timeout = check_wait("timeout", timeout)
             if self._state not in _DONE:
                 self._await(timeout)
             if self._state != FINISHED:
@@ -176,6 +179,8 @@ class LightFuture(Future[Any]):
             del self  # it would be a cycle: the future, its exception, the traceback, this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
+        if timeout is not None:
+            timeout = check_wait("timeout", timeout)
         if self._state not in _DONE:
             self._await(timeout)
         if self._state != FINISHED:

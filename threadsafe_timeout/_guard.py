@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._checks import check_callable, check_seconds, check_whole
 from threadsafe_timeout._settings import settings
 
 __all__ = ["GuardOptions", "Watch", "guard_interactive", "guarded"]
@@ -161,7 +162,10 @@ def guard_interactive(
         if not callable(getattr(target, name, None)):
             raise AttributeError(f"guard_interactive: {target!r} has no method {name!r}; name yours in the arguments")
     if timeout is not None:
-        _scope.check_seconds("timeout", timeout)
+        timeout = check_seconds("timeout", timeout)
+    if max_consecutive_searches is not None:
+        max_consecutive_searches = check_whole("max_consecutive_searches", max_consecutive_searches)
+    check_callable("is_search", is_search)
 
     def options() -> GuardOptions:
         chosen = settings()

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from threadsafe_timeout import _clock, _scope
-from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
+from threadsafe_timeout._frames import frames_of_others, users_frame
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
@@ -64,11 +64,10 @@ def health_of(crew: Crew) -> PoolHealth:
         stuck = [worker for worker in list(crew.abandoned) if worker.thread.is_alive()]
         pending = len(crew.tasks)
     now = _clock.monotonic()
-    with frames_of_others():
-        frames = current_frames()
+    idents = [worker.thread.ident or -1 for worker in (*(worker for worker, _ in pairs), *stuck)]
+    with frames_of_others(*idents) as frames:
         seen = [_of_worker(worker, task, frames, now) for worker, task in pairs]
         seen += [_of_abandoned(worker, frames, now) for worker in stuck]
-        del frames  # a frame kept would keep its thread's objects alive
     return PoolHealth(crew.prefix, crew.width, pending, tuple(sorted(seen, key=lambda one: one.worker)))
 
 

@@ -2,11 +2,13 @@
 
 A patch is a module, named in the entry-point group `threadsafe_timeout.patches`, that has
 
-    MODULES: tuple of module names it patches, each as soon as it is imported (or at once if it was already)
+    MODULES: tuple of module names it patches, each whenever it is imported (and at once if it was already)
     apply(module, patching): patches that module through `patching.wrap` and `patching.replace`
     SUPPORTED (optional): versions by distribution, such as {"httpcore": ">=1.0,<2"}; outside of them its modules are
-        left as they are, and the log says so (a distribution is taken to be named like its top-level module)
+        left as they are, and the log says so (a distribution is taken to be named like the modules in it, or the
+        package they are in: "google-genai" has google.genai)
     CLASSES (optional): names of classes that make a program's own `__main__` one of these modules
+    IMPORT_WITH (optional): environment variables for when it is `doctor` that imports its modules
     OPT_IN (optional): True for a patch that is applied only if it is named
 
 so that anybody can ship a patch for his own runner. Undoing gives back the identical objects. A patch that cannot be
@@ -15,7 +17,6 @@ loaded or applied is undone as far as it got, and left out; the program and the 
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import logging
 import sys
@@ -23,22 +24,24 @@ import threading
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _settings
+from threadsafe_timeout import _finder, _settings, _surroundings
 from threadsafe_timeout._errors import SettingError
+from threadsafe_timeout._program import watch_program
+from threadsafe_timeout._text import nearest
 from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout._versions import in_range
 
-__all__ = ["Patching", "Problem", "install", "installed", "known_patches", "patched", "rebind", "uninstall"]
+__all__ = [
+    "Patching", "Problem", "distribution_of", "install", "installed", "known_patches", "patched", "rebind", "uninstall",
+]  # fmt: skip
 
 GROUP = "threadsafe_timeout.patches"
 logger = logging.getLogger("threadsafe_timeout")
 _lock = threading.RLock()
 _active: Patching | None = None  # guarded by _lock
-_hooked: set[str] = set()  # modules with a post-import hook, which cannot be taken back; guarded by _lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Patching:
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
-        self.applied: set[tuple[str, str]] = set()  # (patch, module), those with problems as well
+        self.applied: dict[tuple[str, str], ModuleType] = {}  # by patch and module, those with problems as well
         self.problems: dict[tuple[str, str], Problem] = {}  # by patch and module; "": the patch itself
         self.patches: dict[str, ModuleType] = {}
         self.in_place = False  # what was imported before install() is patched
@@ -73,6 +76,22 @@ class Patching:
         """Like `wrap`, for a wrapper in wrapt's own form: `wrapper(wrapped, instance, args, kwargs)`."""
         import wrapt
 
+        def undo() -> None:
+            # Somebody may have put a wrapper of his own on top: then this one stays below it, and does nothing.
+            with contextlib.suppress(wrapt.WrapperNotFoundError):
+                wrapt.unwrap_object(owner, name, handle)
+
+        handle = wrapt.wrap_object(owner, name, kind or wrapt.FunctionWrapper, (self._until_undone(wrapper),))
+        self._undo.append(undo)
+
+    def wrap_function(self, module: ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
+        """Like `wrap_object`, for a function that other modules may have imported by name."""
+        import wrapt
+
+        self.replace(module, name, wrapt.FunctionWrapper(getattr(module, name), self._until_undone(wrapper)))
+
+    def _until_undone(self, wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        """`wrapper`, which does nothing any more once this is undone."""
         undone = False
 
         @transparent
@@ -82,12 +101,9 @@ class Patching:
         def undo() -> None:
             nonlocal undone
             undone = True
-            # Somebody may have put a wrapper of his own on top: then this one stays below it, and does nothing.
-            with contextlib.suppress(wrapt.WrapperNotFoundError):
-                wrapt.unwrap_object(owner, name, handle)
 
-        handle = wrapt.wrap_object(owner, name, kind or wrapt.FunctionWrapper, (call,))
         self._undo.append(undo)
+        return call
 
     def replace(self, module: ModuleType, name: str, new: Any) -> None:
         """Put `new` where `module.name` is, in that module and, when the patches are in place, wherever else it was
@@ -96,7 +112,13 @@ class Patching:
         module.__dict__[name] = new
         self._renamed.append((old, new))
         self.replaced.append((f"{module.__name__}.{name}", old, new))
-        self._undo.append(lambda: self._renamed.append((new, old)))
+
+        def undo() -> None:
+            if module.__dict__.get(name) is new:  # here, because it need not be in `sys.modules` any more
+                module.__dict__[name] = old
+            self._renamed.append((new, old))
+
+        self._undo.append(undo)
 
     def rebind(self) -> None:
         """See to the names that modules had imported. One walk for all of them: it takes a hundredth of a second for
@@ -132,11 +154,12 @@ class Patching:
         if entry.name in named or not getattr(patch, "OPT_IN", False):
             self.patches[entry.name] = patch
 
-    def imported(self, module: ModuleType, name: str) -> None:
-        """Apply every patch that wants the module `name`."""
+    def imported(self, module: ModuleType, name: str, *, anew: bool = False) -> None:
+        """Apply every patch that wants the module `name`, if it is another than before or was run anew."""
         for patch_name, patch in self.patches.items():
-            if name in patch.MODULES and (patch_name, name) not in self.applied:
-                self.applied.add((patch_name, name))
+            if name in patch.MODULES and (anew or self.applied.get((patch_name, name)) is not module):
+                self.applied[patch_name, name] = module
+                self.problems.pop((patch_name, name), None)
                 self._apply(patch_name, patch, module, name)
 
     def _apply(self, patch_name: str, patch: ModuleType, module: ModuleType, name: str) -> None:
@@ -168,17 +191,25 @@ class Patching:
         )  # fmt: skip
 
 
+def distribution_of(patch: ModuleType, name: str) -> str | None:
+    """The distribution that the module `name` belongs to, if the patch says which versions it is made for."""
+    for distribution in getattr(patch, "SUPPORTED", {}):
+        if f"{name}.".replace(".", "_").startswith(f"{distribution}_".replace("-", "_")):
+            return str(distribution)
+    return None
+
+
 def _out_of_range(patch: ModuleType, name: str) -> str | None:
     """What is wrong with the installed version of what the module `name` belongs to, if the patch says so."""
-    for distribution, versions in getattr(patch, "SUPPORTED", {}).items():
-        if name.partition(".")[0] == distribution.replace("-", "_"):
-            try:
-                found = version(distribution)
-            except PackageNotFoundError:
-                return None  # a copy in somebody's tree: nobody says which one
-            if not in_range(found, versions):
-                return f"{distribution} {found} is installed, and it is made for {versions}"
-    return None
+    distribution = distribution_of(patch, name)
+    if distribution is None:
+        return None
+    try:
+        found = version(distribution)
+    except PackageNotFoundError:
+        return None  # a copy in somebody's tree: nobody says which one
+    versions = patch.SUPPORTED[distribution]
+    return None if in_range(found, versions) else f"{distribution} {found} is installed, and it is made for {versions}"
 
 
 def _is_ours(module: str) -> bool:
@@ -192,14 +223,15 @@ def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> No
     for name, module in list(sys.modules.items()):
         if spared(name):
             continue
-        namespace = getattr(module, "__dict__", None)
-        if not isinstance(namespace, dict):
+        namespace = _finder.namespace_of(module)
+        if namespace is None:
             continue
         if was.isdisjoint(map(id, list(namespace.values()))):  # most: all of it in C
             continue
         for key, value in list(namespace.items()):
             renamed = now.get(id(value))
-            if renamed is not None:
+            # Who defines something needs it as it is. (A module may have two names.)
+            if renamed is not None and getattr(value, "__module__", None) != namespace.get("__name__", name):
                 namespace[key] = renamed[1]
 
 
@@ -213,29 +245,38 @@ def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
     unknown = sorted({name.lstrip("-+") for name in chosen} - known.keys())
     if unknown:
         names = ", ".join(sorted(known))
-        raise SettingError("patches", origin, f"there is no patch named {unknown[0]!r}; the patches are {names}")
+        problem = f"there is no patch named {unknown[0]!r}{nearest(unknown[0], known)}; the patches are {names}"
+        raise SettingError("patches", origin, problem)
     only = {name for name in chosen if not name.startswith(("-", "+"))}
     added = {name.removeprefix("+") for name in chosen if name.startswith("+")}
     return [e for name, e in known.items() if f"-{name}" not in chosen and (not only or name in only | added)]
 
 
-def _hook(name: str) -> None:
-    """See to it that `name` is patched when it is imported, or now."""
-    import wrapt
-
-    def arrived(module: ModuleType) -> None:
-        with _lock:
-            if _active is not None:
-                _active.imported(module, name)
-                if _active.in_place:
-                    _active.rebind()
-
-    if name in _hooked:
-        if name in sys.modules:
-            arrived(sys.modules[name])
+def _arrived(module: ModuleType, name: str, *, anew: bool) -> None:
+    if _surroundings.copied_by_eventlet():
         return
-    _hooked.add(name)
-    wrapt.register_post_import_hook(arrived, name)
+    with _lock:
+        if _active is None:
+            return
+        if name in _surroundings.MONKEYS:
+            _surroundings.watch_monkey(module, _active, _make_way)
+        _active.imported(module, name, anew=anew)
+        if _active.in_place:
+            _active.rebind()
+
+
+def _make_way(other: str) -> None:
+    """Another tool is about to replace what is patched."""
+    with _lock:
+        if _active is not None:
+            uninstall()
+            _tell(_surroundings.because_of(other))
+
+
+def _tell(why: str) -> None:
+    logger.warning(
+        "threadsafe-timeout: nothing is patched, and no call has a deadline: %s", why, extra={"event": "patch"}
+    )
 
 
 def install(**given: Any) -> None:
@@ -243,10 +284,12 @@ def install(**given: Any) -> None:
 
     Keyword arguments are settings (see `Settings`); they win over the environment and pyproject.toml. Calling it again
     changes the settings. Raises SettingError for an unknown setting or a bad value, naming the source; nothing is
-    patched then.
+    patched then. Nor is it, and a warning says so, in a process that gevent or eventlet has monkey-patched, and in a
+    sub-interpreter; if they do that later, what was patched is taken back.
     """
     global _active
     new, origin = _settings.load(given)
+    _check_checkpoint(new, origin)
     with _lock:
         if _active is not None:
             if new.patches:
@@ -254,18 +297,36 @@ def install(**given: Any) -> None:
             _settings.set_settings(new, origin)
             return
         wanted = _wanted(new.patches, origin["patches"])
+        why_not = _surroundings.why_not()
+        if why_not is not None:
+            _tell(why_not)
+            return
         patching = Patching()
         named = {name.removeprefix("+") for name in new.patches}
         for entry in wanted:
             patching.load(entry, named)
         _settings.set_settings(new, origin)
         _active = patching
-        for patch in patching.patches.values():
-            for name in patch.MODULES:
-                _hook(name)
-        _watch_main(patching)
+        names = [name for patch in patching.patches.values() for name in patch.MODULES]
+        _finder.watch([*names, *_surroundings.MONKEYS], _arrived, _lock)
+        watch_program(patching, _lock)
         patching.rebind()
         patching.in_place = True
+
+
+def _check_checkpoint(new: _settings.Settings, origin: dict[str, str]) -> None:
+    """Say now that what somebody has set cannot be written. (The default is used by few programs: those say so.)"""
+    if new.checkpoint is None or origin["checkpoint"] == "default":
+        return
+    from threadsafe_timeout._files import why_not_creatable
+
+    path = new.checkpoint.replace("<runner>", "runner")
+    problem = why_not_creatable(path)
+    if problem is not None:
+        raise SettingError(
+            "checkpoint", origin["checkpoint"],
+            f"{new.checkpoint!r} cannot be written: {problem}; give another path, or off to save nothing",
+        )  # fmt: skip
 
 
 def uninstall() -> None:
@@ -273,6 +334,7 @@ def uninstall() -> None:
     global _active
     with _lock:
         patching, _active = _active, None
+        _finder.unwatch()
         if patching is not None:
             patching.undo()
             patching.rebind()
@@ -292,37 +354,3 @@ def patched(**given: Any) -> Iterator[None]:
         yield
     finally:
         uninstall()
-
-
-def _watch_main(patching: Patching) -> None:
-    """Patch classes of the program itself, when the runner is `__main__` and so is never imported.
-
-    Its classes do not exist yet when its first line runs; the class statement is where they appear.
-    """
-    main = sys.modules.get("__main__")
-    stem = Path(getattr(main, "__file__", None) or "").stem
-    if main is None or not any(stem in patch.MODULES for patch in patching.patches.values()):
-        return
-    classes = {name for patch in patching.patches.values() for name in getattr(patch, "CLASSES", ())}
-    original = builtins.__build_class__
-
-    def build_class(function: Any, name: str, /, *bases: Any, **kwargs: Any) -> Any:
-        cls = original(function, name, *bases, **kwargs)
-        if name in classes and cls.__module__ == "__main__" and _active is patching:
-            view = ModuleType(stem)
-            setattr(view, name, cls)
-            patching.applied = {(patch, module) for patch, module in patching.applied if module != stem}
-            patching.imported(view, stem)
-            patching.rebind()
-        return cls
-
-    if any(hasattr(main, name) for name in classes):
-        patching.imported(main, stem)
-        return
-    builtins.__build_class__ = build_class
-    patching.on_uninstall(lambda: _restore_build_class(build_class, original))
-
-
-def _restore_build_class(mine: Any, original: Any) -> None:
-    if builtins.__build_class__ is mine:
-        builtins.__build_class__ = original

@@ -12,30 +12,32 @@ Guarantees:
 - Nothing is ever in flight when a scope is left.
 - A thread that is inside a C call is not reached before the call returns.
 
-On 3.12 and 3.13 the target thread raises it *itself*, from a hook that runs between two of its instructions:
+From 3.12 on the target thread raises it *itself*, from a hook that runs between two of its instructions:
 `sys.monitoring`, local LINE events on the functions on its stack, switched on for a few milliseconds at a time by the
 timer thread. On 3.11 it is sent, at moments when it arrives at once: `_interrupt_async`.
 
-On interpreters where this has not been proven (other versions, free-threaded builds, other implementations)
-`support().mechanism` is None: cooperative points and the other rungs still work.
+On interpreters where this has not been tried (later versions, free-threaded builds, other implementations), and where
+`CodeMap` does not understand a sample of the bytecode, `support().mechanism` is None: cooperative points and the other
+rungs still work, and the log says so once.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import get_ident
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from threadsafe_timeout import _clean_up, _clock, _scope, _timer
+from threadsafe_timeout import _clean_up, _clock, _codemap_check, _scope, _timer
 from threadsafe_timeout._clean_up import configure
 from threadsafe_timeout._codemap import Verdict, code_map
-from threadsafe_timeout._frames import current_frames
+from threadsafe_timeout._frames import frames_of_others
 from threadsafe_timeout._transparent import is_protected
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ _SHORTEST = 0.002  # seconds between looks: often at first, then ever more rarel
 # while: other threads that run the same functions pay while the hook is on.
 _WINDOW, _SHORTEST_REST, _LONGEST_REST = 0.02, 0.02, 0.5
 _HAS_CTYPES = find_spec("_ctypes") is not None  # once: `support()` is asked at every expiry
+_TRIED = ((3, 11), (3, 12), (3, 13), (3, 14), (3, 15))
+_LESS_PROVEN = {(3, 15): "not proven yet: fewer than a million expiries were counted on this version"}
 _LOOKS = 5  # and at least so many looks: on a busy machine the thread may not have had its turn
 
 
@@ -64,8 +68,11 @@ class Mechanism(Protocol):
 
     longest: float  # seconds between looks at a thread that runs
 
-    def arm(self, stacks: dict[int, FrameType]) -> None:
-        """Have `on_line` called in exactly these threads (by ident, with their top frames); none: switch all off.
+    def seen_at(self, frame: FrameType) -> Any:
+        """What `arm` wants to know of a thread whose top frame this is. No frame may be kept."""
+
+    def arm(self, seen: dict[int, Any]) -> None:
+        """Have `on_line` called in exactly these threads (by ident, with what `seen_at` said); none: switch all off.
 
         By the timer thread; to switch off, by any. Threads that are no targets any more are left out.
         """
@@ -74,17 +81,32 @@ class Mechanism(Protocol):
 def support() -> Support:
     """What this interpreter can do, and why not if it cannot."""
     version = sys.version_info[:2]
-    if sys.implementation.name != "cpython":
-        return Support(None, f"{sys.implementation.name} is not CPython")
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return Support(None, "without the GIL another thread's frames cannot be looked at safely")
+    refusal = _refusal(version)
+    if refusal is not None:
+        return Support(None, refusal)
     if version == (3, 11):
-        if not _HAS_CTYPES:
-            return Support(None, "CPython 3.11 was built without ctypes")
         return Support("async exception", "PyThreadState_SetAsyncExc, where it arrives at once")
-    if version in ((3, 12), (3, 13)):
-        return Support("monitoring", "sys.monitoring LINE events, local to the functions on the thread's stack")
-    return Support(None, f"not proven on CPython {version[0]}.{version[1]}")
+    details = ["sys.monitoring LINE events, local to the functions on the thread's stack"]
+    if version in _LESS_PROVEN:
+        details.append(_LESS_PROVEN[version])
+    if version == (3, 14) and sys._jit.is_enabled():  # type: ignore[attr-defined, unused-ignore]  # since 3.14
+        details.append("the JIT is on: a loop on one line that it has compiled is not interrupted, but abandoned")
+    return Support("monitoring", "; ".join(details))
+
+
+def _refusal(version: tuple[int, int]) -> str | None:
+    if sys.implementation.name != "cpython":
+        return f"{sys.implementation.name} is not CPython"
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return "without the GIL another thread's frames cannot be looked at safely"
+    if version not in _TRIED:
+        return f"not proven on CPython {version[0]}.{version[1]}"
+    if version == (3, 11) and not _HAS_CTYPES:
+        return "CPython 3.11 was built without ctypes"
+    misunderstood = _codemap_check.problem()
+    if misunderstood is not None:
+        return f"the bytecode of CPython {'.'.join(map(str, sys.version_info[:3]))} is not understood: {misunderstood}"
+    return None
 
 
 class Target:
@@ -132,13 +154,13 @@ class Target:
             self._rest = min(2 * self._rest, _LONGEST_REST)
         return not self.resting
 
-    def forget_left(self, frame: FrameType | None, now: float) -> None:
+    def forget_left(self, alive: bool, now: float) -> None:
         """Drop the scopes that were left without a word, because something was thrown at the thread as it left them, or
-        as it ended: at `now` it was in `frame`. The next thread may have its ident. The caller holds _timer.lock."""
+        as it ended: at `now` it was `alive`. The next thread may have its ident. The caller holds _timer.lock."""
         self.scopes = [
             scope
             for scope in self.scopes
-            if (scope._frame is not None or scope._armed_in) and (frame is not None or scope._entered_at > now)
+            if (scope._frame is not None or scope._armed_in) and (alive or scope._entered_at > now)
         ]
 
     def next_look(self, now: float, longest: float) -> float:
@@ -152,16 +174,16 @@ class Target:
 _targets: dict[int, Target] = {}  # by thread ident; written under _timer.lock, read by the hook without
 _mechanism: Mechanism | None = None  # guarded by _timer.lock
 _look_at = float("inf")  # when the next look is due; guarded by _timer.lock
+_told = False  # guarded by _timer.lock; the log has said that nothing is interrupted
+_logger = logging.getLogger("threadsafe_timeout")
+
+
 def pursue(scope: CancelScope, *, woken: bool = False) -> None:
     """Start interrupting the thread that is inside `scope`, which has just been cancelled; a moment later if it was
     `woken` from a call that raises by itself: in most cases there is nothing left to do then."""
-    global _mechanism
-    if support().mechanism is None:
-        return
+    prepare()
     if _mechanism is None:
-        made = _make_mechanism()
-        with _timer.lock:
-            _mechanism = _mechanism or made
+        return
     now = _clock.monotonic()
     with _timer.lock:
         if scope._frame is None and not scope._armed_in:
@@ -173,6 +195,31 @@ def pursue(scope: CancelScope, *, woken: bool = False) -> None:
         target.raised = False  # an outer scope may be cancelled while the inner one's exception is on its way
         _targets[ident] = target
         _schedule(now + _SHORTEST if woken else now)
+
+
+def prepare() -> None:
+    """Load the mechanism, if there is one."""
+    global _mechanism
+    if _mechanism is not None:
+        return
+    if support().mechanism is None:
+        _tell_once()
+        return
+    made = _make_mechanism()
+    with _timer.lock:
+        _mechanism = _mechanism or made
+
+
+def _tell_once() -> None:
+    global _told
+    with _timer.lock:
+        told, _told = _told, True
+    if not told:  # without the lock, which a log handler may want
+        _logger.warning(
+            "threadsafe-timeout: code that computes is not interrupted here (%s). All else works: a deadline is "
+            "noticed at cooperative points and in patched calls, and a pool abandons what does not end",
+            support().detail,
+        )  # fmt: skip
 
 
 def insist(ident: int) -> None:
@@ -219,24 +266,33 @@ def _look() -> None:
     if _mechanism is None:
         return
     try:
-        stacks = {}
-        frames = current_frames() if targets else {}
+        seen, alive = _see(_mechanism, targets, now)
         with _timer.lock:
             for target in targets:
-                target.forget_left(frames.get(target.ident), now)
+                target.forget_left(target.ident in alive, now)
                 if not target.scopes and _targets.get(target.ident) is target:
                     del _targets[target.ident]
-        for target in targets:
-            frame = frames.get(target.ident)
-            if frame is not None and target.scopes and target.wants(frame, now):
-                stacks[target.ident] = frame
-        _mechanism.arm(stacks)
-        del frames, stacks  # a frame kept here would keep its thread's objects alive
+        _mechanism.arm(seen)
     finally:  # whatever happens here: nobody else looks
         with _timer.lock:
             for target in targets:
                 if target.ident in _targets:
                     _schedule(target.next_look(now, _mechanism.longest))
+
+
+def _see(mechanism: Mechanism, targets: list[Target], now: float) -> tuple[dict[int, Any], Set[int]]:
+    """What is to be known of the threads that the hook is to be put into; and which threads there are. Waits for no
+    lock: what returns meanwhile leaves its objects to another thread, later."""
+    if not targets:
+        return {}, frozenset()
+    with frames_of_others(*(target.ident for target in targets)) as frames:
+        alive = frozenset(frames)
+        seen = {
+            target.ident: mechanism.seen_at(frames[target.ident])
+            for target in targets
+            if target.ident in alive and target.scopes and target.wants(frames[target.ident], now)
+        }
+    return seen, alive
 
 
 def on_line(frame: FrameType, offset: int) -> None:

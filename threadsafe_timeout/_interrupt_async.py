@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout import _clock, _interrupt, _scope, _timer
 from threadsafe_timeout._codemap import code_map
 from threadsafe_timeout._errors import Cancelled
-from threadsafe_timeout._frames import current_frames, frames_of_others
+from threadsafe_timeout._frames import frames_of_others
 from threadsafe_timeout._transparent import is_protected
 
 if TYPE_CHECKING:
@@ -194,16 +194,18 @@ class AsyncException:
         prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)
         self._send = prototype(("PyThreadState_SetAsyncExc", ctypes.pythonapi))
 
-    def arm(self, stacks: dict[int, FrameType]) -> None:
-        idents = set(stacks)
+    def seen_at(self, frame: FrameType) -> None:
+        """Nothing: it moves on until `arm` looks for itself."""
+
+    def arm(self, seen: dict[int, None]) -> None:
+        idents = set(seen)
         for ident in _sent.keys() - _interrupt._targets.keys():
             _sent.pop(ident, None)
         if not idents:
             self._failed = {}  # another one: the timer thread may be about to count in the one there was
             return
         self._failed = {ident: times for ident, times in self._failed.items() if ident in idents}
-        hunted = {ident: _Hunted(ident) for ident in idents - _loading(stacks)}
-        stacks.clear()
+        hunted = {ident: _Hunted(ident) for ident in idents - _loading(idents)}
         slow = {ident for ident in hunted if self._failed.get(ident, 0) >= _PATIENCE}
         patience = 1 + max(self._failed.get(ident, 0) for ident in idents)
         until = _clock.monotonic() + min(_BURST * patience, _LONGEST_BURST)
@@ -225,8 +227,7 @@ class AsyncException:
             self._failed[ident] = self._failed.get(ident, 0) + 1
 
     def _step(self, hunted: dict[int, _Hunted]) -> None:
-        with frames_of_others():
-            frames = current_frames()
+        with frames_of_others(*hunted) as frames:
             for ident, one in list(hunted.items()):
                 at = self._attempt(ident, frames.get(ident))
                 if at is None or one.stays(at):
@@ -343,18 +344,18 @@ def _met_at_allocation(idents: set[int]) -> Iterator[None]:
         gc.callbacks.remove(collecting)
 
 
-def _loading(stacks: dict[int, FrameType]) -> set[int]:
+def _loading(idents: set[int]) -> set[int]:
     """Those of these threads that execute a module for the block they are to leave: nothing can be raised there, and to
     follow them would only make a long thing, which others may wait for, last longer."""
-    found = set()
     shields = _scope._Shield.active
-    with frames_of_others():
-        for ident, frame in stacks.items():
-            target = _interrupt._targets.get(ident)
-            owed = _owed(target, shields) if target is not None else None
-            if owed is not None and _loads(frame, owed[1]):
-                found.add(ident)
-    return found
+    with frames_of_others(*idents) as frames:
+        return {ident for ident in idents if _is_loading(ident, frames.get(ident), shields)}
+
+
+def _is_loading(ident: int, frame: FrameType | None, shields: Shields) -> bool:
+    target = _interrupt._targets.get(ident)
+    owed = _owed(target, shields) if target is not None else None
+    return owed is not None and _loads(frame, owed[1])
 
 
 def _loads(frame: FrameType | None, anchor: CancelScope) -> bool:

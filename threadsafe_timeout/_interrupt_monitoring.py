@@ -1,10 +1,10 @@
-"""The interrupt's hook on 3.12 and 3.13: `sys.monitoring`.
+"""The interrupt's hook from 3.12 on: `sys.monitoring`.
 
 Measured, and why it is done so:
 
 - An exception raised from a LINE or an INSTRUCTION event appears at that instruction and meets its handlers. One
   raised from a JUMP or a BRANCH event escapes every handler of its frame, on 3.12.1 and 3.13.0: not used.
-- LINE events do not fire while a loop stays on one line (`while True: pass`) nor, on 3.13, in a function that is one
+- LINE events do not fire while a loop stays on one line (`while True: pass`) nor, since 3.13, in a function that is one
   line (a lambda). Such functions get INSTRUCTION events too, of which only those at a loop's or the function's head
   count.
 - Events are local to code objects, but not to threads: whoever else runs the function calls the hook, which looks up
@@ -29,6 +29,7 @@ __all__ = ["Monitoring"]
 _monitoring: Any = getattr(sys, "monitoring", None)  # the type checker looks at 3.11
 
 _TOOL_IDS = (4, 3)  # those the standard leaves free
+_Codes = dict[int, tuple[CodeType, int]]  # by id: the code, and the events that are wanted in it
 _DEEPEST = 64  # frames: from the innermost outwards; whatever runs returns to one of them soon
 
 
@@ -40,18 +41,20 @@ class Monitoring:
     def __init__(self, on_line: Callable[[FrameType, int], None]) -> None:
         self._on_line = on_line
         self._tool: int | None = None
-        self._armed: dict[int, tuple[CodeType, int]] = {}  # guarded, as _tool is, by _timer.lock
+        self._armed: _Codes = {}  # guarded, as _tool is, by _timer.lock
 
-    def arm(self, stacks: dict[int, FrameType]) -> None:
-        found = {ident: {id(code): (code, _events(code)) for code in _interruptible(stacks[ident])} for ident in stacks}
+    def seen_at(self, frame: FrameType) -> _Codes:
+        return {id(code): (code, _events(code)) for code in _interruptible(frame)}
+
+    def arm(self, seen: dict[int, _Codes]) -> None:
         with _timer.lock:
-            wanted: dict[int, tuple[CodeType, int]] = {}
-            for ident, codes in found.items():
+            wanted: _Codes = {}
+            for ident, codes in seen.items():
                 if ident in _interrupt._targets:
                     wanted |= codes
             self._switch(wanted)
 
-    def _switch(self, wanted: dict[int, tuple[CodeType, int]]) -> None:
+    def _switch(self, wanted: _Codes) -> None:
         if wanted and self._tool is None:
             self._tool = self._take_tool()
         if self._tool is None:
@@ -123,5 +126,6 @@ def _called_from(frame: FrameType) -> Iterator[CodeType]:
             yield constant
     for name in code.co_names:
         function = frame.f_globals.get(name)
-        if isinstance(function, FunctionType) and function.__module__ == frame.f_globals.get("__name__"):
+        # Not isinstance(), which asks a proxy for its __class__: the program's code, and this is not its thread.
+        if type(function) is FunctionType and function.__module__ == frame.f_globals.get("__name__"):
             yield function.__code__

@@ -6,19 +6,23 @@ An instance of the standard class (asyncio insists on that), on its own queue an
 from __future__ import annotations
 
 import os
+import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor as StandardThreadPoolExecutor
+from itertools import islice
 from sys import _getframe
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from threadsafe_timeout import _clock, _exit, _scope
+from threadsafe_timeout import _clock, _exit, _program, _scope
+from threadsafe_timeout._checks import check_callable, check_instant, check_seconds, check_wait, check_whole
 from threadsafe_timeout._expired_waits import POLICIES, cancel_expired
 from threadsafe_timeout._health import PoolHealth, health_of
-from threadsafe_timeout._scope import check_seconds
 from threadsafe_timeout._settings import settings
+from threadsafe_timeout._surroundings import threads_replaced_by
 from threadsafe_timeout._task import Outcome, TaskFuture, TaskOptions
 from threadsafe_timeout._workers import Crew
 
@@ -52,7 +56,8 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
     - `on_expired_wait`: what becomes of a task whose only wait with a timeout has expired, and whose outcome nobody can
       ask for any more, when the pool is left: `"cancel"`, `"single"` (only if it is the one task of a pool with one
       worker) or `"wait"`, as the standard pool (default: the `on_expired_wait` setting, `cancel`).
-    - `checkpoint`: a `CheckpointWriter` in which tasks submitted `with_options(key=…)` are saved.
+    - `checkpoint`: a `CheckpointWriter` in which tasks submitted `with_options(key=…)` are saved; or the path of a
+      journal, which is opened, and closed (as a run that did not end) when `shutdown` has waited for the tasks.
 
     Leaving the `with` block, or `shutdown()`, waits for the tasks as ever, but not for abandoned ones, nor for those
     whose time limit has passed (`on_expired_wait`): these get one `grace`. Left by an exception, it cancels
@@ -75,16 +80,24 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         max_abandoned: int | None = None,
         on_exhausted: Literal["raise", "exit"] | None = None,
         on_expired_wait: Literal["cancel", "single", "wait"] | None = None,
-        checkpoint: CheckpointWriter | None = None,
+        checkpoint: CheckpointWriter | str | os.PathLike[str] | None = None,
     ) -> None:
         # Not super().__init__(): its queue, threads and semaphore are what this class replaces.
         if max_workers is None:
             count = getattr(os, "process_cpu_count", os.cpu_count)  # the former from 3.13 on, as in the standard pool
             max_workers = min(32, (count() or 1) + 4)
+        if max_workers is not True:  # which has always been 1
+            max_workers = check_whole("max_workers", max_workers, -sys.maxsize)
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if not isinstance(initargs, Iterable):
+            raise TypeError(f"initargs must be the initializer's arguments, as a tuple; got {initargs!r}")
+        _program.look(_getframe(1))
+        other = threads_replaced_by()
+        if other is not None:
+            raise RuntimeError(f"this pool needs threads, and {other} has replaced them by greenlets")
         chosen = settings()
         if task_timeout is None:
             task_timeout = chosen.task_timeout
@@ -92,13 +105,12 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         grace = chosen.grace if grace is None else check_seconds("grace", grace)
         if max_abandoned is None:
             max_abandoned = max(_CHEAP, 2 * max_workers) if chosen.max_abandoned is None else chosen.max_abandoned
-        if max_abandoned < 0:
-            raise ValueError(f"max_abandoned must be >= 0, got {max_abandoned}")
+        max_abandoned = check_whole("max_abandoned", max_abandoned)
         if on_exhausted not in (None, "raise", "exit"):
             raise ValueError(f"on_exhausted must be 'raise' or 'exit', got {on_exhausted!r}")
         if on_expired_wait not in (None, *POLICIES):
             raise ValueError(f"on_expired_wait must be 'cancel', 'single' or 'wait', got {on_expired_wait!r}")
-        self._checkpoint = checkpoint
+        self._checkpoint, self._opened = _writer_of(checkpoint)
         self._max_workers = max_workers
         number = StandardThreadPoolExecutor._counter  # type: ignore[attr-defined]  # one sequence of names for both
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{number()}"
@@ -194,11 +206,19 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         `failed` with its error. If it cannot be saved at all, the log says so and the future gets its outcome.
         Raises ValueError if the pool has no `checkpoint`.
         """
+        if key is not None and getattr(self._checkpoint, "_key", None) is None and not _is_key(key):
+            raise TypeError(f"key must be a str, an int, or a function of the task's arguments; got {key!r}")
         if key is not None and self._checkpoint is None:
             raise ValueError("key= needs a place to save to: ThreadPoolExecutor(…, checkpoint=CheckpointWriter(path))")
         timeout = self._task_timeout if timeout is None else check_seconds("timeout", timeout)
         if deadline is not None:
-            deadline = _scope._instant("deadline", deadline)
+            deadline = check_instant("deadline", deadline)
+        if token is not None and not hasattr(token, "register"):
+            raise TypeError(f"token must be a CancelToken (of a CancelSource, its .token), got {token!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str, got {name!r}")
+        if settle is not None:
+            check_callable("settle", settle)
         options = TaskOptions(timeout=timeout, deadline=deadline, token=token, name=name, settle=settle)
         return Submitter(self, options, key)
 
@@ -208,21 +228,30 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> Iterator[T]:
         """As the standard `map`: results in order, the first timeout or exception met is raised, and leaving the
-        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads.
+        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads. `buffersize`, on
+        every version as on 3.14: so many tasks are submitted ahead of the results taken, instead of all at once.
 
         `fn` meets its task's deadline first as a `DeadlineExceeded` (a `TimeoutError`) that it can catch, so that an
         `except Exception` of its own can return a result all the same; see the `catchable_timeout` setting."""
-        until = None if timeout is None else _clock.monotonic() + timeout
-        futures: list[Any] = [_submit_catchable(self.submit, fn, *args) for args in zip(*iterables, strict=False)]
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        until = None if timeout is None else _clock.monotonic() + check_wait("timeout", timeout)
+        inputs = zip(*iterables, strict=False)
+        futures: deque[Any] = deque(_submit_catchable(self.submit, fn, *args) for args in islice(inputs, buffersize))
+        # Not the pool itself: its idle workers go home when nobody refers to it any more.
+        pool = (lambda: None) if buffersize is None else weakref.ref(self)
 
         def results() -> Iterator[T]:
             try:
-                futures.reverse()
                 while futures:
+                    _submit_next(pool(), fn, inputs, futures)
                     # Nor may what is yielded be kept while the caller is busy with it.
-                    yield _result_of(futures.pop(), None if until is None else until - _clock.monotonic())
+                    yield _result_of(futures.popleft(), None if until is None else until - _clock.monotonic())
             except TimeoutError:
                 if until is not None and until <= _clock.monotonic():
                     for future in futures:
@@ -239,12 +268,14 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
 
         `cancel_futures` cancels pending tasks. `timeout` bounds the wait (seconds); when it passes the tasks go on.
         """
+        timeout = check_wait("timeout", timeout)
         self._crew.close(cancel_pending=cancel_futures)
         if wait:
             _exit.hurry_interrupted(self._crew)
             if timeout is None:
                 cancel_expired(self._crew, _getframe(1))
-            self._crew.join(timeout)
+            if self._crew.join(timeout) and self._opened is not None:
+                self._opened.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -266,7 +297,10 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         - tasks: `submitted`, `pending`, and by how they ended: `completed`, `failed` (also one that never started, when
           its deadline passed before), `cancelled` (before it started), `abandoned` (given up: its thread is stuck).
           When the pool is at rest these four add up to `submitted`; in between, a task may be on its way;
-        - `late`: abandoned tasks that ended after all; `respawned`: workers that died and were replaced.
+        - of those that failed or were abandoned, `timed_out` ended with `DeadlineExceeded`;
+        - `late`: abandoned tasks that ended after all;
+        - `replaced`: workers that took the place of another one, that was abandoned or died; `respawned`: of those that
+          died.
         """
         return self._crew.stats()
 
@@ -280,6 +314,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         Returns a handle with `unregister()`. What the callback raises is logged. One that takes its time delays the
         callbacks and log lines behind it, and nothing else.
         """
+        check_callable("callback", callback)
         return self._crew.events.listen(callback)
 
 
@@ -289,6 +324,30 @@ def _submit_catchable(submit: Callable[..., Future[Any]], fn: Callable[..., Any]
     if isinstance(future, TaskFuture) and settings().catchable_timeout != "off":  # a subclass may return what it likes
         future.make_catchable()
     return future
+
+
+def _submit_next(
+    pool: ThreadPoolExecutor | None, fn: Callable[..., Any], inputs: Iterator[Any], futures: deque[Any]
+) -> None:
+    if pool is not None:
+        for arguments in islice(inputs, 1):
+            futures.append(_submit_catchable(pool.submit, fn, *arguments))
+
+
+def _is_key(key: object) -> bool:
+    return callable(key) or (isinstance(key, (str, int)) and not isinstance(key, bool))
+
+
+def _writer_of(checkpoint: Any) -> tuple[CheckpointWriter | None, CheckpointWriter | None]:
+    """What a pool saves in; and the same again if it was opened here."""
+    if checkpoint is None or (hasattr(checkpoint, "save") and hasattr(checkpoint, "started")):
+        return checkpoint, None
+    if not isinstance(checkpoint, (str, bytes, os.PathLike)):
+        raise TypeError(f"checkpoint must be a CheckpointWriter, or the path of a journal; got {checkpoint!r}")
+    from threadsafe_timeout.checkpoint import CheckpointWriter
+
+    writer = CheckpointWriter(os.fsdecode(checkpoint))
+    return writer, writer
 
 
 def _cancel_pending(future: Any) -> None:

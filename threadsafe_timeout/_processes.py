@@ -94,7 +94,7 @@ def owners() -> list[ProcessOwner]:
 
 
 def refuse_if_given_up() -> None:
-    """Raise `Cancelled` in a thread whose task was given up: it starts nothing any more."""
+    """Raise `Cancelled` in a thread whose task was given up: it starts nothing any more, but to clean up."""
     if _scope._fenced(_scope.current_scope()):
         _scope.raise_if_cancelled()
 
@@ -123,7 +123,7 @@ def note(entry: Entry, of: Iterable[ProcessOwner]) -> None:
                 noted[:] = [one for one in noted if not one.is_over()]
             noted.append(entry)
         given_up = given_up or owner._fenced
-    if given_up:
+    if given_up and _scope.cancelled_scope() is not None:  # else the thread has come back, and cleans up with it
         end([entry])
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import DeadlineExceeded
 from threadsafe_timeout._task import Outcome, TaskOptions
+from threadsafe_timeout._text import shown
 from threadsafe_timeout._transparent import transparent
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def saved(
 ) -> tuple[Callable[..., Any], TaskOptions]:
     """`fn` and `options` for one task that is saved under `key`, or under what `key` makes of its arguments."""
     name = key(*args, **kwargs) if callable(key) else key
+    if getattr(writer, "_key", None) is None and (isinstance(name, bool) or not isinstance(name, (str, int))):
+        raise TypeError(f"key= must give a str or an int to save the task under, not {name!r}")
 
     @transparent
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -42,7 +45,8 @@ def saved(
         try:
             writer.save(name, outcome.result if error is None else error, status)
         except Exception:
-            logger.exception("threadsafe-timeout: task %s was not saved; its future still gets its outcome", name)
+            told = shown(name)
+            logger.exception("threadsafe-timeout: task %s was not saved; its future still gets its outcome", told)
         if error is not None:
             raise error
         return outcome.result

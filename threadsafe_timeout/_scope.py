@@ -40,9 +40,11 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from threadsafe_timeout import _clean_up, _clock, _timer
+from threadsafe_timeout._checks import check_instant, check_seconds
 from threadsafe_timeout._clean_up import NOBODY, Deliveries
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._registration import Registration, run_all
+from threadsafe_timeout._text import shown
 
 if TYPE_CHECKING:
     from threadsafe_timeout._asyncio import TaskCancellation
@@ -140,9 +142,11 @@ class CancelScope:
         name: str | None = None,
     ) -> None:
         _prepare(self, name, None)
-        self._deadline = _instant("deadline", deadline)
+        self._deadline = check_instant("deadline", deadline)
         self._reason = reason
         if token is not None:
+            if not hasattr(token, "register"):
+                raise TypeError(f"token must be a CancelToken (of a CancelSource, its .token), got {token!r}")
             self._extras = _Extras(token)
 
     @property
@@ -152,7 +156,7 @@ class CancelScope:
 
     @deadline.setter
     def deadline(self, when: float) -> None:
-        when = _instant("deadline", when)
+        when = check_instant("deadline", when)
         with _timer.lock:
             self._budget = None
             self._deadline = when
@@ -409,7 +413,7 @@ class CancelScope:
     def __repr__(self) -> str:
         state = ("new", "active", "left")[self._state]
         if self._cancelled:
-            state += f", cancelled: {self._reason}"
+            state += f", cancelled: {shown(self._reason)}"
         name = f" {self.name!r}" if self.name else ""
         left = "" if self._deadline == math.inf else f", {self._deadline - _clock.monotonic():.3f} s left"
         return f"<{type(self).__name__.lstrip('_')}{name} {state}{left}>"
@@ -849,20 +853,3 @@ def _prepare(scope: S, name: str | None, seconds: float | None) -> S:
     else:
         scope._budget = check_seconds("seconds", seconds)
     return scope
-
-
-def _instant(parameter: str, when: float) -> float:
-    if math.isnan(when):
-        raise ValueError(f"{parameter} must be a number of monotonic seconds, not NaN")
-    return when
-
-
-def check_seconds(parameter: str, value: float) -> float:
-    """Check a duration once: a number that is not negative and not NaN."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{parameter} must be a number of seconds, got {value!r}") from None
-    if not number >= 0:
-        raise ValueError(f"{parameter} must be a number of seconds >= 0, got {value!r}")
-    return number

@@ -13,7 +13,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from threadsafe_timeout._checks import in_seconds
 from threadsafe_timeout._errors import SettingError
+from threadsafe_timeout._text import nearest
 
 __all__ = ["Settings", "load", "set_settings", "settings", "sources"]
 
@@ -46,6 +48,8 @@ class Settings:
     """Seconds to the first byte of the answer to an LLM client's request; past that the client may try again."""
     llm_idle_content: float | None = None
     """Seconds without content in the body of an LLM client's answer; a keep-alive comment is not content."""
+    http_timeout: float | None = None
+    """Seconds one HTTP exchange may take in total that is no LLM call, redirects and the body included."""
     interactive_timeout: float | None = 300.0
     """Seconds one `execute_interactive` may take; never more than what is left of its task."""
     max_consecutive_searches: int | None = 3
@@ -64,33 +68,53 @@ class Settings:
 
 
 def _duration(value: Any) -> float:
-    number = float(value)
-    if not number >= 0 or math.isinf(number):
-        raise ValueError("must be a number of seconds >= 0")
+    try:
+        number = float(value)
+        good = not isinstance(value, bool) and number >= 0 and not math.isinf(number)
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise ValueError(f"must be a number of seconds >= 0, got {value!r}{in_seconds(value)}")
     return number
 
 
 def _whole(value: Any) -> int:
-    number = int(value)
-    if number < 0 or number != float(value):
-        raise ValueError("must be a whole number >= 0")
+    try:
+        number = int(value)
+        good = not isinstance(value, bool) and number >= 0 and number == float(value)
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise ValueError(f"must be a whole number >= 0, got {value!r}")
     return number
 
 
 def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def parse_optional(value: Any) -> Any:
-        if value is None or value is False or (isinstance(value, str) and value.strip().lower() in _OFF):
+        if value is None or (isinstance(value, str) and value.strip().lower() in _OFF):
             return None
         return parse(value)
 
     return parse_optional
 
 
+def _path(value: Any) -> str | None:
+    if value is False:  # the way TOML says off
+        return None
+    try:
+        path = os.fsdecode(value)
+    except TypeError:
+        raise ValueError(f"must be the path of a file, or off; got {value!r}") from None
+    if os.path.isdir(path):
+        raise ValueError(f"must be the path of a file; {path!r} is a directory")
+    return path
+
+
 def _choice(*choices: str) -> Callable[[Any], str]:
     def parse_choice(value: Any) -> str:
         word = str(value).strip().lower()
         if word not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
+            raise ValueError(f"must be one of {', '.join(choices)}, got {value!r}{nearest(word, choices)}")
         return word
 
     return parse_choice
@@ -101,7 +125,7 @@ def _names(value: Any) -> tuple[str, ...]:
     try:
         return tuple(word.strip() for word in words if word.strip())
     except (AttributeError, TypeError):
-        raise ValueError("must be names, in a list or with commas between them") from None
+        raise ValueError(f"must be names, in a list or with commas between them; got {value!r}") from None
 
 
 def _statuses(value: Any) -> tuple[str, ...]:
@@ -118,10 +142,11 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "llm_timeout": _optional(_duration),
     "llm_first_byte": _optional(_duration),
     "llm_idle_content": _optional(_duration),
+    "http_timeout": _optional(_duration),
     "interactive_timeout": _optional(_duration),
     "max_consecutive_searches": _optional(_whole),
     "loop_guard": _choice("stop", "observe", "off"),
-    "checkpoint": _optional(os.fspath),
+    "checkpoint": _optional(_path),
     "resume": _choice("unfinished", "never", "always"),
     "retry": _statuses,
     "patches": _names,
@@ -133,10 +158,10 @@ def _parse(name: str, value: Any, source: str) -> Any:
         return _PARSERS[name](value)
     except KeyError:
         known = ", ".join(sorted(_PARSERS))
-        raise SettingError(name, source, f"there is no such setting; the settings are {known}") from None
-    except (TypeError, ValueError) as exc:
-        problem = str(exc) if str(exc).startswith("must") else "must be a number"
-        raise SettingError(name, source, f"{problem}, got {value!r}") from None
+        unknown = f"there is no such setting{nearest(name, _PARSERS)}; the settings are {known}"
+        raise SettingError(name, source, unknown) from None
+    except ValueError as exc:
+        raise SettingError(name, source, str(exc)) from None
 
 
 def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
@@ -152,7 +177,8 @@ def _from_pyproject(path: Path) -> list[tuple[str, Any, str]]:
         content = path.read_bytes()
     except OSError:
         return []
-    if b"threadsafe-timeout" not in content:
+    named = b"threadsafe-timeout" in content
+    if not named and b"threadsafe-timeout" not in content.lower().replace(b"_", b"-"):
         return []  # saves most programs the TOML parser, and its complaints about what is somebody else's
     import tomllib
 
@@ -160,12 +186,26 @@ def _from_pyproject(path: Path) -> list[tuple[str, Any, str]]:
     try:
         table = tomllib.loads(content.decode())
     except ValueError as exc:  # not TOML, or not UTF-8
+        if not named:
+            return []
         raise SettingError("[tool.threadsafe-timeout]", str(path), f"is not valid TOML: {exc}") from None
+    _refuse_misspelt(table, str(path))
     for name in ("tool", "threadsafe-timeout"):
         table = table.get(name, {})
         if not isinstance(table, dict):
             raise SettingError("[tool.threadsafe-timeout]", str(path), f"must be a table, got {name} = {table!r}")
     return [(name.replace("-", "_"), value, f"{path}, [tool.threadsafe-timeout]") for name, value in table.items()]
+
+
+def _refuse_misspelt(document: dict[str, Any], path: str) -> None:
+    """A table under a name that nobody reads would be settings that are ignored."""
+    tool = document.get("tool")
+    tables = [("tool.", tool if isinstance(tool, dict) else {}), ("", document)]
+    for prefix, table in tables:
+        for name in table:
+            ours = name.lower().replace("_", "-") == "threadsafe-timeout"
+            if ours and (prefix, name) != ("tool.", "threadsafe-timeout"):
+                raise SettingError(f"[{prefix}{name}]", path, "is not read; write [tool.threadsafe-timeout]")
 
 
 def load(given: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, str]]:

@@ -27,15 +27,16 @@ from threadsafe_timeout import _clean_up, _clock, _interrupt, _processes, _scope
 from threadsafe_timeout._catchable import in_library
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
-from threadsafe_timeout._frames import current_frames, frames_of_others, users_frame
+from threadsafe_timeout._frames import frames_of_others, users_frame
 from threadsafe_timeout._future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 from threadsafe_timeout._names import name_of
+from threadsafe_timeout._text import shown
 
 if TYPE_CHECKING:
     from threadsafe_timeout._tokens import CancelToken
     from threadsafe_timeout._workers import Crew
 
-__all__ = ["Outcome", "TaskFuture", "TaskOptions"]
+__all__ = ["Outcome", "TaskFuture", "TaskOptions", "current_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ class TaskFuture(LightFuture):
     _bereft = False  # processes that it had started were ended while it ran: what it returns may lack a part
     _hurried = False  # somebody waited for it, in vain, and left: the next rung is the last
     _undo: list[Callable[[], object]] | None = None  # what to take back when it ends
+    _witnesses: tuple[Callable[[Outcome], object], ...] = ()  # called before it is settled while they are there
 
     def __init__(
         self,
@@ -313,6 +315,8 @@ class TaskFuture(LightFuture):
             self.finish_telling()
             return
         self._task_name()  # from the options, too
+        for witness in self._witnesses:
+            witness(outcome)
         hook, self._options = self._options.settle, _NO_OPTIONS  # once, whatever is thrown at this thread
         result, error = outcome.result, outcome.error
         if hook is not None:
@@ -328,6 +332,17 @@ class TaskFuture(LightFuture):
             self._state = FINISHED
             self._notify()
         self._invoke_callbacks()
+
+    def add_witness(self, witness: Callable[[Outcome], object]) -> None:
+        """If it is given up, or its worker dies, have `witness(outcome)` called before its future is done, in a thread
+        that is not stuck. It must not raise."""
+        with self._condition:
+            self._witnesses = (*self._witnesses, witness)
+
+    def remove_witness(self, witness: Callable[[Outcome], object]) -> None:
+        """It may be running, or about to."""
+        with self._condition:
+            self._witnesses = tuple(one for one in self._witnesses if one != witness)
 
     def release(self) -> None:
         """Let go of everything the call held."""
@@ -492,7 +507,7 @@ class TaskFuture(LightFuture):
         event = self.event(kind)
         where = "" if event.where is None else " (at {}:{}, in {})".format(*event.where)
         name = describe(self._task_name(), event.key)
-        text = f"task {name} {what} ({event.reason}); it has run for {event.elapsed:.1f} s{where}"
+        text = f"task {name} {what} ({shown(event.reason)}); it has run for {event.elapsed:.1f} s{where}"
         if event.stack and kind != "overdue":
             text += f":\n{event.stack}"
         events.put(level, text, event)
@@ -507,6 +522,16 @@ class TaskFuture(LightFuture):
             worker.thread.name if worker is not None else None, self.elapsed(),
             self._reason, where, stack, **more,
         )  # fmt: skip
+
+
+def current_task() -> TaskFuture | None:
+    """The pool's task that this thread runs, or whose context it inherited; None outside of one."""
+    scope = _scope.current_scope()
+    while scope is not None:
+        if isinstance(scope, _TaskScope):
+            return scope.task
+        scope = scope._parent
+    return None
 
 
 def _run_in_scope(scope: _TaskScope, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -542,12 +567,10 @@ def _disarm(entry: _timer.Entry) -> None:
 
 def thread_position(ident: int | None) -> tuple[tuple[str, int, str] | None, str]:
     """Where a thread is: the user's file, line and function; and the stack, without the values of variables."""
-    with frames_of_others():
-        frame = current_frames().get(ident) if ident is not None else None
-        if frame is None:
+    with frames_of_others(ident or -1) as tops:
+        if ident not in tops:
             return None, ""
-        where = users_frame(frame)
-        frames = traceback.extract_stack(frame)
+        where, frames = users_frame(tops[ident]), traceback.extract_stack(tops[ident])
     # From the task's own function on: what starts a thread and a worker is the same for all of them.
     ours = [number for number, entry in enumerate(frames) if entry.filename == __file__]
     return where, "".join(traceback.format_list(frames[ours[-1] + 1 :] if ours else frames))

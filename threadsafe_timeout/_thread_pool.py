@@ -15,6 +15,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ from multiprocessing import pool as stock
 from typing import Any
 
 from threadsafe_timeout import _scope
+from threadsafe_timeout._checks import check_whole
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._pool import ThreadPoolExecutor, _submit_catchable
 
@@ -42,6 +44,17 @@ class ThreadPool(stock.ThreadPool):
     """
 
     __module__ = "multiprocessing.pool"  # in its repr, where programs and logs know it from
+    _state = stock.INIT  # what the finaliser asks of one that was refused
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        if processes is not None and processes is not True:
+            processes = check_whole("processes", processes, -sys.maxsize)  # the stock pool says what is too few
+        super().__init__(processes, initializer, initargs)
 
     def _setup_queues(self) -> None:
         super()._setup_queues()  # type: ignore[misc]  # private

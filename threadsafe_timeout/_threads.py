@@ -75,6 +75,11 @@ class _Last:
         self._gone()
 
 
+# By then the thread is off the list. A debugger that asks which thread runs this would put a dummy there, for
+# good; so it is called what pydevd knows, by file and name, for the beginning and the end of a thread.
+_Last.__del__.__code__ = _Last.__del__.__code__.replace(co_filename=threading.__file__, co_name="_bootstrap")
+
+
 class DaemonThread(threading.Thread):
     """A daemon that runs `target`. When it has ended, or could not be started, it calls `gone`, at least once: it must
     be quick and not mind being called again, or being cut short by something thrown at this thread."""
@@ -83,6 +88,7 @@ class DaemonThread(threading.Thread):
 
     def __init__(self, target: Callable[[], object], name: str, gone: Callable[[], object] = lambda: None) -> None:
         super().__init__(target=target, name=name, daemon=True)
+        self._starter = threading.get_ident()
         self._started = _Begun()
         # More than one: what strikes in a finaliser is swallowed, and the rest of it with that.
         self._last: Any = [_Last(self, self._started, gone) for _ in range(4)]
@@ -92,7 +98,9 @@ class DaemonThread(threading.Thread):
         """What `start` has the new thread call. The interpreter lets go of it, in C, when the thread has ended;
         arguments and attributes of a thread stay if something strikes before its `run`."""
         begin = functools.partial(super()._bootstrap)  # type: ignore[misc]  # not in typeshed
-        begin.__dict__["last"], self._last = self._last, None
+        # A debugger that sees a thread begin asks, as of the bound method that this stands for, whose it is.
+        begin.__dict__.update(last=self._last, __self__=self, __module__=threading.__name__, __name__="_bootstrap")
+        self._last = None
         return begin
 
     def start(self) -> None:

@@ -27,19 +27,19 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Set
 from heapq import heapify, heappop, heappush
 from itertools import compress, count
 from operator import itemgetter
 from typing import Any, Protocol
 
-from threadsafe_timeout import _clock
-from threadsafe_timeout._names import name_of
+from threadsafe_timeout import _clock, _finder, _preload
+from threadsafe_timeout._surroundings import threads_replaced_by
 from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = [
-    "Entry", "TimerThread", "Watched", "arm", "attend", "call_later", "disarm", "in_timer_thread", "incoming", "is_due",
-    "is_waiting", "lock", "poke", "push", "settle", "shutdown", "start", "watch",
+    "Entry", "Watched", "arm", "attend", "call_later", "disarm", "in_timer_thread", "incoming", "is_due",
+    "is_running", "is_waiting", "lock", "poke", "push", "settle", "shutdown", "start", "watch",
 ]  # fmt: skip
 
 # [when, sequence, callback or None once it is dead or fired]; a list, because it is marked dead in place, and
@@ -117,6 +117,7 @@ def watch(watched: Watched, when: float) -> None:
 def attend(when: float) -> None:
     """The slow half of `watch`."""
     global _problem, _told
+    _finder.glance()  # a scope that begins: a moment at which what came in unseen is patched in time
     with lock:
         _sort_in()
         if when < wake_at:
@@ -145,76 +146,6 @@ def call_later(seconds: float, callback: Callable[[], object]) -> Entry:
         return arm(_clock.monotonic() + seconds, callback)
 
 
-class TimerThread:
-    """A stand-in for `threading.Timer` on the one timer thread: same interface, no thread while it waits.
-
-    `function` runs in a thread of its own (a daemon if `daemon`) when `interval` seconds have passed, unless `cancel()`
-    came first; the timer thread itself is not for functions of unknown length. `join` waits until it has run or was
-    cancelled.
-    """
-
-    def __init__(
-        self,
-        interval: float,
-        function: Callable[..., object],
-        args: Iterable[Any] | None = None,
-        kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        self.interval = interval
-        self.function = function
-        self.args = args if args is not None else []
-        self.kwargs = kwargs if kwargs is not None else {}
-        self.daemon = False
-        self.name = f"TimerThread({name_of(function, tuple(self.args))})"
-        self.finished = threading.Event()
-        self._over = threading.Event()  # it has run, or never will
-        self._started = False
-        self._entry: Entry | None = None  # guarded by lock
-        self._runner: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start counting; once."""
-        with lock:
-            if self._started:
-                raise RuntimeError("threads can only be started once")
-            self._started = True
-            if self.finished.is_set():
-                self._over.set()
-                return
-            self._entry = arm(_clock.monotonic() + self.interval, self._fire)
-
-    def cancel(self) -> None:
-        """Stop the timer if it has not run yet."""
-        with lock:
-            self.finished.set()
-            if self._entry is not None and self._entry[2] is not None:
-                disarm(self._entry)
-                self._over.set()
-
-    def _fire(self) -> None:
-        self._runner = threading.Thread(target=self._run, name=self.name, daemon=self.daemon)
-        self._runner.start()
-
-    def _run(self) -> None:
-        try:
-            if not self.finished.is_set():
-                self.function(*self.args, **self.kwargs)
-        finally:
-            self.finished.set()
-            self._over.set()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until it has run or was cancelled, at most `timeout` seconds."""
-        if not self._started:
-            raise RuntimeError("cannot join thread before it is started")
-        if self._over.wait(timeout) and self._runner is not None:
-            self._runner.join(timeout)
-
-    def is_alive(self) -> bool:
-        """Whether it is waiting or running."""
-        return self._started and not self._over.is_set()
-
-
 def _sort_in() -> None:
     """Move what is still wanted from `incoming` to the heap. The caller holds `lock`."""
     # First to the heap, then off the list: who is struck by an exception in the middle loses nobody's deadline.
@@ -235,6 +166,7 @@ def _wake(when: float) -> None:
     if _thread is None or not _thread.is_alive():
         _thread, _starting = DaemonThread(_run, THREAD_NAME, _ended), True
         try:
+            _refuse_greenlets()
             _thread.start()
         except BaseException as exc:
             _thread, wake_at = None, float("inf")  # the next deadline tries again
@@ -248,6 +180,13 @@ def _wake(when: float) -> None:
     else:
         release(_wakeup)
     wake_at = when  # last: an exception that strikes in here leaves no promise that nobody keeps
+
+
+def _refuse_greenlets() -> None:
+    """A greenlet that waits for the wake-up, which is a real lock, would have all others wait with it."""
+    other = threads_replaced_by()
+    if other is not None:
+        raise RuntimeError(f"{other} has replaced threads by greenlets")
 
 
 def _take_due(due: deque[Callable[[], object]]) -> float | None:
@@ -315,7 +254,10 @@ def _serve(due: deque[Callable[[], object]]) -> None:
     """Run what is due, or wait until something is."""
     seconds = _take_due(due)
     if not due:
-        _clock.wait(_wakeup, seconds)
+        if _preload.wanted:
+            _preload.load_next()
+        else:
+            _clock.wait(_wakeup, seconds)
         return
     while due:
         callback = due.popleft()
@@ -349,6 +291,11 @@ def is_waiting(idents: Set[int]) -> bool:
     """Whether the timer thread, if there is one, is one of these: for a clock that knows who waits on it."""
     thread = _thread
     return thread is None or thread.ident in idents
+
+
+def is_running() -> bool:
+    """Whether there is a timer thread. The caller holds `lock`."""
+    return _thread is not None
 
 
 def is_due() -> bool:

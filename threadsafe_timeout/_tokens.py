@@ -10,7 +10,9 @@ import weakref
 from collections.abc import Callable
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._registration import run_all
+from threadsafe_timeout._text import shown
 
 __all__ = ["CancelSource", "CancelToken", "TokenRegistration"]
 
@@ -88,6 +90,7 @@ class CancelToken:
 
         What it raises is logged. Keep the handle and `unregister()` it when the callback is no longer wanted.
         """
+        check_callable("callback", callback)
         registration = TokenRegistration(self, callback)
         with self._lock:
             if self._reason is None:
@@ -102,7 +105,7 @@ class CancelToken:
         A cooperative point: raises `Cancelled` when a scope around is cancelled first.
         """
         if timeout is not None:
-            _scope.check_seconds("timeout", timeout)
+            check_seconds("timeout", timeout)
         woken = threading.Lock()
         woken.acquire()
 
@@ -136,7 +139,7 @@ class CancelToken:
         return True
 
     def __repr__(self) -> str:
-        return f"<CancelToken {'cancelled: ' + self._reason if self._reason is not None else 'not cancelled'}>"
+        return f"<CancelToken {'cancelled: ' + shown(self._reason) if self._reason is not None else 'not cancelled'}>"
 
 
 def _pass_on(view: weakref.ref[CancelToken], token: CancelToken) -> None:

@@ -6,10 +6,15 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
-__all__ = ["PROTECTED", "is_protected", "transparent"]
+__all__ = ["DEBUGGERS", "PROTECTED", "is_protected", "transparent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Debuggers: what a thread runs while somebody looks at it.
+DEBUGGERS = frozenset({
+    "_pydev_bundle", "_pydevd_bundle", "_pydevd_frame_eval", "_pydevd_sys_monitoring", "bdb", "debugpy", "ipdb",
+    "pdb", "pydevd", "pydevd_file_utils", "pydevd_plugins",
+})  # fmt: skip
 # Packages whose functions hold locks, queues or half-made state between two lines. (Those that speak a protocol wait
 # in patched calls, which raise by themselves. Between two of them, a response that nobody has a name for yet would
 # keep its connection out of the pool for ever.)
@@ -18,7 +23,7 @@ PROTECTED = frozenset({
     "httpcore", "httpcore2", "httpx", "httpx2", "importlib", "logging", "multiprocessing", "queue", "requests",
     "socket", "ssl", "subprocess", "threading", "threadsafe_timeout", "threadsafe_timeout_patches", "urllib",
     "urllib3", "weakref",
-})  # fmt: skip
+}) | DEBUGGERS  # fmt: skip
 # Modules of packages that also call the program's own functions.
 _PROTECTED_MODULES = frozenset({"anthropic._base_client", "openai._base_client"})
 # Functions that are critical by convention, whoever wrote them. Finalisers' exceptions would be printed and dropped.
@@ -53,4 +58,5 @@ def is_protected(frame: FrameType) -> bool:
         return False
     if code in _transparent or module.startswith("threadsafe_timeout.testing"):
         return False
-    return not (module == "contextlib" and code.co_name == "inner")  # a decorated function runs inside this one
+    # A decorated function runs inside this one; a decorated generator, since 3.15, inside the other.
+    return not (module == "contextlib" and code.co_name in ("inner", "gen_inner"))

@@ -30,8 +30,8 @@ from itertools import islice
 from typing import Any
 
 from threadsafe_timeout import _clock, _exit, _scope, _timer
-from threadsafe_timeout._errors import PoolExhausted
-from threadsafe_timeout._events import Event, Events, describe
+from threadsafe_timeout._errors import DeadlineExceeded, PoolExhausted
+from threadsafe_timeout._events import Event, Events, describe, full_name
 from threadsafe_timeout._future import LOGGER, PENDING
 from threadsafe_timeout._task import (
     Outcome,
@@ -41,6 +41,7 @@ from threadsafe_timeout._task import (
     pass_over,
     thread_position,
 )
+from threadsafe_timeout._text import shown
 from threadsafe_timeout._threads import DaemonThread, release
 
 __all__ = ["Crew", "Worker"]
@@ -54,7 +55,7 @@ class Worker:
 
     __slots__ = (
         "__weakref__", "abandoned", "completed", "crew", "failed", "first", "hand", "retire", "source", "stuck_in",
-        "stuck_scope", "thread", "wake",
+        "stuck_scope", "thread", "timed_out", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +68,7 @@ class Worker:
         self.wake.acquire()
         self.hand: deque[TaskFuture] = deque()  # the task it has taken, or none
         self.source = _drawn(crew.tasks)
-        self.completed = self.failed = 0  # written by its own thread
+        self.completed = self.failed = self.timed_out = 0  # written by its own thread; the last are of the failed
         self.abandoned = False  # guarded by crew.lock
         self.stuck_in: Event | None = None  # what it was abandoned in
         self.stuck_scope: _scope.CancelScope | None = None
@@ -115,6 +116,8 @@ class Worker:
                 self.completed += 1
             else:
                 self.failed += 1
+                if isinstance(error, DeadlineExceeded):
+                    self.timed_out += 1
             task = result = error = None  # an idle worker must not hold the last one
             hand.pop()
             task = crew.take(self) or crew.next_task(self)
@@ -167,7 +170,8 @@ class Crew:
         self.broken: str | None = None
         self._threads_named = 0
         self.submitted = self.completed = self.failed = self.cancelled = self.given_up = 0
-        self.late_outcomes = self.respawned = 0
+        self.timed_out = 0  # of the failed and the given up: those that ended with DeadlineExceeded
+        self.late_outcomes = self.respawned = self.replaced = 0
         _exit.crews.add(self)
 
     def _make_locks(self) -> None:
@@ -198,7 +202,7 @@ class Crew:
         if problem is not None:  # without the lock, which a log handler may want
             logger.warning(
                 "threadsafe-timeout: pool %s could not start another thread; it goes on with %d",
-                self.prefix, self.takers(), exc_info=problem,
+                shown(self.prefix), self.takers(), exc_info=problem,
             )  # fmt: skip
 
     def takers(self) -> int:
@@ -229,7 +233,7 @@ class Crew:
         for worker in alive:
             where, _ = thread_position(worker.thread.ident)
             stuck_in = worker.stuck_in
-            name = "?" if stuck_in is None else describe(stuck_in.task or "?", stuck_in.key)
+            name = "?" if stuck_in is None else full_name(stuck_in.task or "?", stuck_in.key)
             holders.append((name, where))
         return PoolExhausted(self.prefix, len(alive), self.max_abandoned, tuple(holders))
 
@@ -347,8 +351,8 @@ class Crew:
 
     def _take_counts(self, worker: Worker) -> None:
         """Those of a worker that does not count any more. The caller holds `lock`."""
-        self.completed, self.failed, worker.completed, worker.failed = (
-            self.completed + worker.completed, self.failed + worker.failed, 0, 0
+        self.completed, self.failed, self.timed_out, worker.completed, worker.failed, worker.timed_out = (
+            self.completed + worker.completed, self.failed + worker.failed, self.timed_out + worker.timed_out, 0, 0, 0
         )  # fmt: skip
 
     def initialize(self) -> bool:
@@ -425,7 +429,7 @@ class Crew:
                 self._refill()
             # Before anybody can hear that it has left: who has left the pool has been told.
             self.events.put(
-                logging.ERROR, f"a worker of pool {self.prefix} died of {exc!r} and was replaced",
+                logging.ERROR, f"a worker of pool {shown(self.prefix)} died of {shown(repr(exc))} and was replaced",
                 Event("respawned", self.prefix, worker=worker.thread.name, error=exc),
             )  # fmt: skip
             self._gone.notify_all()
@@ -465,6 +469,7 @@ class Crew:
         try:
             if (self.tasks and not self.takers()) or not (worker.abandoned or worker.retire or self.closed):
                 self._start_worker(first)
+                self.replaced += 1
             elif first is not None:
                 self._start_worker(first, retire=True)
         except RuntimeError:
@@ -505,6 +510,7 @@ class Crew:
             worker.abandoned = True
             worker.stuck_in, worker.stuck_scope = event, scope
             self.given_up += 1
+            self.timed_out += 1
             worker.hand.clear()
             self._owe(task, outcome)
             error = self._exhausted()
@@ -512,7 +518,7 @@ class Crew:
             self.events.put(
                 logging.WARNING,
                 f"task {describe(event.task or '', event.key)} was given up after {event.elapsed:.1f} s; its thread "
-                f"{event.worker} is stuck here and was replaced:\n{event.stack}", event,
+                f"{shown(event.worker)} is stuck here and was replaced:\n{event.stack}", event,
             )  # fmt: skip
             if error is not None:
                 self.events.put(logging.ERROR, str(error), Event("exhausted", self.prefix, error=error))
@@ -538,6 +544,7 @@ class Crew:
             self._start_worker(settle_owed, retire=exhausted is not None or self.takers() >= self.width)
         except RuntimeError:
             return False
+        self.replaced += exhausted is None
         return True
 
     def _is_settled_soon(self) -> bool:
@@ -551,6 +558,7 @@ class Crew:
             if not task.claim(PENDING):
                 return
             self.failed += 1
+            self.timed_out += isinstance(error, DeadlineExceeded)
             self._owe(task, Outcome(error=error))
             if self._is_settled_soon():
                 return
@@ -586,11 +594,17 @@ class Crew:
         with self.lock:
             self.closed, self.open = True, False
             self.shut_down = self.shut_down or not by_exit
+            # The oldest tasks are as good as begun: workers that were woken or started for them are on their way.
+            on_their_way = len(self.starting) + (self.woken is not None)
+            pending = list(islice(self.tasks, on_their_way, None)) if cancel_pending else []
             for worker in self.idle:
                 release(worker.wake)
-        if cancel_pending:
-            for task in self._drain():
-                cancelled_while_pending(task)
+        for task in pending:
+            try:
+                self.tasks.remove(task)  # one of the first
+            except ValueError:
+                continue  # a worker was faster
+            cancelled_while_pending(task)
 
     def orphaned(self) -> None:
         """Close it, when nobody refers to the executor any more. Takes no lock: a finaliser runs in any thread, and
@@ -674,6 +688,8 @@ class Crew:
                 "abandoned_alive": self.abandoned_alive(),
                 "late": self.late_outcomes,
                 "respawned": self.respawned,
+                "timed_out": self.timed_out + sum(worker.timed_out for worker in self.workers),
+                "replaced": self.replaced,
             }
 
     def after_fork_in_child(self) -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _install, _interrupt, _settings
+from threadsafe_timeout import _finder, _install, _interrupt, _settings, _surroundings
+from threadsafe_timeout._files import why_not_creatable
+from threadsafe_timeout._text import escaped
 
 __all__ = ["examine", "report"]
 
@@ -28,14 +32,19 @@ _DEEPEST = 5  # references: a container in a container in a container of somebod
 
 
 def examine() -> dict[str, Any]:
-    """What is in force, as JSON would have it: `version`, `python`, `interrupt`, `patches`, `not_rebound`, `settings`.
+    """What is in force, as JSON would have it: `version`, `python`, `installed`, `why_not` (nothing can be patched in
+    this process, or None), `interrupt`, `patches`, `not_rebound`, `settings`.
 
-    Each of `patches` has a `state`: `applied`, `partly applied`, `waiting` (none of its modules is imported yet), `not
+    Modules that came in unseen are patched first. A `checkpoint` that will not be written is None, with the `problem`.
+
+    Each of `patches` has a `state`: `applied`, `partly applied`,
+    `waiting` (none of its modules is imported yet, or is still being imported, or is lazy and was not used yet), `not
     installed`, `out of range`, `failed`, `left out` (by the setting named in `detail`), or `off` (before `install()`).
     `not_rebound` says where in this process functions that were replaced are still used: names that were imported
     before `install()` to where nobody can replace them (a default argument, a class, a container). Looking for those
     walks all objects of the process (tens of milliseconds).
     """
+    _finder.look()
     patching = _install.installed()
     settings, sources = _settings.settings(), _settings.sources()
     support = _interrupt.support()
@@ -43,18 +52,29 @@ def examine() -> dict[str, Any]:
         "version": version("threadsafe-timeout"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "installed": patching is not None,
+        "why_not": _surroundings.why_not(),
         "interrupt": {"mechanism": support.mechanism, "detail": support.detail},
-        "patches": [_patch(name, patching) for name in _install.known_patches()],
+        "patches": [_patch(entry, patching) for entry in _install.known_patches().values()],
         "not_rebound": [] if patching is None else list(_not_rebound(patching)),
         "settings": {
-            name: {"value": getattr(settings, name), "source": sources.get(name, "default")}
+            name: _setting(name, getattr(settings, name), sources.get(name, "default"), patching)
             for name in settings.__dataclass_fields__
         },
     }
 
 
-def _patch(name: str, patching: _install.Patching | None) -> dict[str, Any]:
-    entry = _install.known_patches()[name]
+def _setting(name: str, value: Any, source: str, patching: _install.Patching | None) -> dict[str, Any]:
+    if name == "checkpoint" and value is not None and patching is not None:
+        problem = "the patch legacy_runner, which writes it, is left out"
+        if "legacy_runner" in patching.patches:
+            problem = why_not_creatable(value.replace("<runner>", "runner")) or ""
+        if problem:  # nobody is to look for a file that is not written
+            return {"value": None, "source": source, "problem": problem}
+    return {"value": value, "source": source}
+
+
+def _patch(entry: EntryPoint, patching: _install.Patching | None) -> dict[str, Any]:
+    name = entry.name
     found: dict[str, Any] = {"name": name, "state": "off", "detail": "", "modules": []}
     if entry.dist is not None and entry.dist.name != "threadsafe-timeout":
         found["from"] = f"{entry.dist.name} {entry.dist.version}"
@@ -89,16 +109,25 @@ def _why_not(name: str, patching: _install.Patching) -> tuple[str, str]:
 
 def _module(patch: str, name: str, patching: _install.Patching) -> dict[str, Any]:
     problem = patching.problems.get((patch, name))
+    distribution = _install.distribution_of(patching.patches[patch], name)
     if problem is not None:
         state, detail = problem.kind, problem.detail
     elif (patch, name) in patching.applied:
         state, detail = "applied", ""
+    elif name in sys.modules:
+        state, detail = "waiting", "it is still being imported, or is lazy and was not used yet"
     else:
-        state, detail = ("waiting" if _is_installed(name) else "not installed"), ""
-    return {"name": name, "state": state, "detail": detail, "version": version_of(name)}
+        state, detail = ("waiting" if _is_installed(name, distribution) else "not installed"), ""
+    return {
+        "name": name, "state": state, "detail": detail, "package": distribution or name.partition(".")[0],
+        "version": version_of(name, distribution),
+    }  # fmt: skip
 
 
-def _is_installed(name: str) -> bool:
+def _is_installed(name: str, distribution: str | None) -> bool:
+    namespaced = distribution is not None and distribution.replace("-", "_") != name.partition(".")[0]
+    if namespaced and version_of(name, distribution) is None:
+        return False  # others have modules in the same package: "google" has many
     try:
         return find_spec(name.partition(".")[0]) is not None
     except ValueError:  # __main__ and its like
@@ -110,14 +139,19 @@ def _distributions() -> dict[str, list[str]]:
     return dict(packages_distributions())
 
 
-def version_of(module: str) -> str | None:
-    """The version of what a module belongs to; None if nobody says."""
+def version_of(module: str, distribution: str | None = None) -> str | None:
+    """The version of what a module belongs to (of `distribution`, if that is known); None if nobody says."""
     top = module.partition(".")[0]
-    if top in sys.stdlib_module_names:
-        return f"Python {platform.python_version()}"
-    for distribution in _distributions().get(top, ()):
+    if distribution is not None:
         try:
             return version(distribution)
+        except PackageNotFoundError:  # a copy in somebody's tree
+            return None
+    if top in sys.stdlib_module_names:
+        return f"Python {platform.python_version()}"
+    for candidate in _distributions().get(top, ()):
+        try:
+            return version(candidate)
         except PackageNotFoundError:  # an installation with a hole in it
             continue
     return None
@@ -130,14 +164,27 @@ def import_installed() -> None:
         return
     for name, patch in patching.patches.items():
         for module in patch.MODULES:
-            if version_of(module) is None or not _is_installed(module):
+            distribution = _install.distribution_of(patch, module)
+            if version_of(module, distribution) is None or not _is_installed(module, distribution):
                 continue
             try:
-                import_module(module)
+                with _environment(getattr(patch, "IMPORT_WITH", {})):
+                    import_module(module)
             except ModuleNotFoundError:
                 pass  # a submodule that this version does not have
             except Exception as exc:
                 patching.problems[name, module] = _install.Problem("failed", f"its import failed: {exc!r}")
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    added = [name for name in variables if name not in os.environ]
+    os.environ.update({name: variables[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _not_rebound(patching: _install.Patching) -> Iterator[dict[str, str]]:
@@ -193,7 +240,7 @@ def _name_of(referrer: Any, thing: object) -> str | None:
     if isinstance(referrer, dict):
         module = referrer.get("__name__")
         # (What is there need not be a module: some put an object in their place.)
-        if not isinstance(module, str) or getattr(sys.modules.get(module), "__dict__", {}) is not referrer:
+        if not isinstance(module, str) or _finder.namespace_of(sys.modules.get(module)) is not referrer:
             return None
         names = [key for key, value in referrer.items() if value is thing]
         return f"{module}.{names[0]}" if names else f"{module}, in a container"
@@ -218,7 +265,7 @@ def report() -> str:
         f"threadsafe-timeout {found['version']}, {found['python']}",
         f"interrupt: {interrupt['mechanism'] or 'none'} ({interrupt['detail']})",
         "",
-        "patches" if found["installed"] else "patches: install() has not been called",
+        "patches" if found["installed"] else f"patches: {found['why_not'] or 'install() has not been called'}",
     ]
     for patch in found["patches"]:
         lines += _lines_of(patch)
@@ -229,13 +276,14 @@ def report() -> str:
     for name, setting in found["settings"].items():
         value = "none" if setting["value"] is None else setting["value"]
         value = ", ".join(value) or "all" if isinstance(value, tuple) else value
-        lines.append(f"    {name} = {value}".ljust(54) + f" {setting['source']}")
-    return "\n".join(lines)
+        why = f": nothing is saved: {setting['problem']}" if "problem" in setting else ""
+        lines.append(f"    {name} = {value}".ljust(54) + f" {setting['source']}{why}")
+    return "\n".join(map(escaped, lines))
 
 
 def _lines_of(patch: dict[str, Any]) -> Iterator[str]:
     shown = [module for module in patch["modules"] if module["state"] == patch["state"]] or patch["modules"]
-    tops = {module["name"].partition(".")[0]: module["version"] for module in shown}
+    tops = {module["package"]: module["version"] for module in shown}
     what = patch["detail"] or ", ".join(
         f"{top} {number}" if number and top not in sys.stdlib_module_names else top for top, number in tops.items()
     )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 from threadsafe_timeout.checkpoint import Ordinals, Record, task_fingerprint
+from threadsafe_timeout.checkpoint._values import loads, plain_json
 
 __all__ = ["read", "write"]
 
@@ -54,16 +55,27 @@ def task_key(result: Mapping[str, Any], given: Mapping[str, str]) -> str:
 
 
 def _content(name: str) -> Any:
-    with open(name, encoding="utf-8") as stream:
-        text = stream.read()
     try:
-        return json.loads(text)
+        with open(name, encoding="utf-8-sig") as stream:
+            text = stream.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not text in UTF-8: {error}") from error
+    try:
+        return _parsed(text)
     except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]  # not at U+2028, which JSON may hold
         try:
-            return [json.loads(line) for line in lines]
+            return [_parsed(line) for line in lines]
         except ValueError as error:
             raise ValueError(f"{name} is neither JSON nor one JSON result per line: {error}") from error
+
+
+def _parsed(text: str) -> Any:
+    """The JSON `text`; what `write` had to tag (a tuple, NaN) as it was."""
+    try:
+        return loads(text.encode())
+    except (KeyError, TypeError, AttributeError):  # somebody else's "$type"
+        return json.loads(text)
 
 
 def _results(name: str, content: Any) -> list[dict[str, Any]]:
@@ -98,14 +110,18 @@ def _leaves(node: Mapping[str, Any], levels: tuple[str, ...], path: tuple[str, .
 
 
 def write(records: Callable[[], Iterable[Record]], stream: TextIO) -> int:
-    """The results of finished tasks as the JSON list that `run_concurrent_batch` returns. How many there are."""
+    """The results of tasks as the JSON list that `run_concurrent_batch` returns. How many there are.
+
+    Left out, for there are only dicts in such a list: exceptions, results that are no dict, and tasks that were only
+    started. So are the counters of an imported database.
+    """
     count = 0
     stream.write("[")
     for record in records():
         result = record.plain()
-        if record.status == "counted" or not isinstance(result, dict) or "success" not in result:
-            continue  # counters of an imported database, or a task that has no legacy result
-        stream.write(("," if count else "") + "\n" + json.dumps(result, ensure_ascii=False))
+        if record.status == "counted" or not isinstance(result, dict) or result.get("$type") == "exception":
+            continue
+        stream.write(("," if count else "") + "\n" + plain_json(result).decode())
         count += 1
     stream.write("\n]\n")
     return count

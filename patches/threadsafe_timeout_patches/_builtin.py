@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from threadsafe_timeout_patches._signatures import fitting
+
 __all__ = ["StandIn", "stand_in"]
 
 
@@ -30,6 +32,7 @@ class StandIn(functools.partial[Any]):
 
 def stand_in(module: ModuleType, name: str, function: Callable[..., Any]) -> StandIn:
     """`function`, for the place of `module.name`, with what that says about itself."""
+    function = fitting(getattr(module, name), function)
     new = StandIn(function)
     for named in (function, new):
         named.__name__ = named.__qualname__ = name

@@ -1,54 +1,66 @@
-"""One call of an LLM client: what it may take in total, and how that holds for its attempts and its body.
+"""One call: what it may take in total, and how that holds for its attempts, its waits and its body.
 
-The clients of openai and anthropic are made by one generator: both have a `request` that tries, backs off and tries
-again, on httpx or httpx2. A client's own `timeout` is per read and per attempt. Here:
+A call is what a program asks of an LLM client (`llm_timeout`), or else one HTTP exchange (`http_timeout`). A client's
+own timeout is per read and per attempt. Here:
 
-- `llm_timeout` is the total, from the call to the last byte of the answer: retries and back-off are in it, and so is
-  the body of a stream, until it is exhausted or closed. A stream that the program itself reads slowly uses it up, too.
+- The total runs from the call to the last byte of the answer: retries and back-off are in it, and so is the body of a
+  stream, until it is exhausted or closed. A stream that the program itself reads slowly uses it up, too.
 - `llm_first_byte` ends an attempt that has no answer begun after so many seconds, `llm_idle_content` one whose body
   has no content for so long. Both are to the client what its own read timeout is: it may try again. Once it has handed
   a stream to the program it cannot, and the error is raised there.
 - An attempt is not waited for if the wait is longer than what is left: of the total, or of a scope around.
 - The error is the client's own timeout class. A scope around that ends first wins.
+- A call that is made inside of another one belongs to that: litellm calls openai's client, and that calls httpx.
+
+How: `run` and its kin put the call into a context variable and a scope around the client's work. What sends (see
+`httpx`, `aiohttp`, `http_client`) looks the call up, and binds the body of the answer to it, for when the client has
+returned.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
-import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextvars import ContextVar
-from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout import _scope
 from threadsafe_timeout._catchable import library_call
-from threadsafe_timeout._install import Patching
 from threadsafe_timeout._settings import settings
+from threadsafe_timeout._transparent import transparent
 
-__all__ = ["Body", "Call", "Content", "current", "patch_client"]
+__all__ = [
+    "Call", "begin_attempt", "current", "explained", "http_call", "llm_call", "refuse_after_deadline",
+    "refuse_long_wait", "run", "run_async", "run_entering", "run_entering_async",
+]  # fmt: skip
 
-_Wrapped = Callable[..., Any]
-_Arguments = tuple[Any, ...]
+_Function = Callable[..., Any]
+_END = object()
 _current: ContextVar[Call | None] = ContextVar("threadsafe_timeout_llm_call", default=None)
-current = _current.get
 
 
 class Call:
     """The limits of one call."""
 
-    __slots__ = ("_error", "_request", "answered", "first_byte", "idle_content", "limit", "until", "why")
+    __slots__ = (
+        "_make_error", "_scope", "answered", "carried", "first_byte", "idle_content", "is_llm", "limit", "too_long",
+        "until", "why",
+    )  # fmt: skip
 
-    def __init__(self, error: type[Exception], request: Callable[[], Any]) -> None:
-        limits = settings()
-        self._error = error
-        self._request = request
-        self.limit = limits.llm_timeout
-        self.first_byte = limits.llm_first_byte
-        self.idle_content = limits.llm_idle_content
+    def __init__(self, limit: float | None, make_error: Callable[[], Exception], *, is_llm: bool) -> None:
+        self._make_error = make_error
+        self._scope: _scope.CancelScope | None = None
+        self.limit = limit
+        self.is_llm = is_llm
+        self.first_byte: float | None = None
+        self.idle_content: float | None = None
         self.until = math.inf
-        self.answered = False  # the client has returned: what comes now is read by the program
+        self.answered = False  # the client has returned, or failed: what comes now is read by the program
+        self.carried = False  # whoever sends for the call limits the body already; what it sends through need not
         self.why: str | None = None  # the present attempt was ended, because
+        self.too_long: str | None = None  # all of it was ended before its time, because
 
     @property
     def has_only_a_total(self) -> bool:
@@ -56,203 +68,189 @@ class Call:
         return self.first_byte is None and self.idle_content is None
 
     def scope(self) -> _scope.CancelScope:
-        return _scope.move_on_after(self.limit, name="LLM call")
+        """What the client works in: from now on, or, once that has begun, up to the same instant."""
+        name = "LLM call" if self.is_llm else "HTTP exchange"
+        if self.until == math.inf:
+            self._scope = _scope.move_on_after(self.limit, name=name)
+        else:
+            self._scope = _scope.move_on_at(self.until, name=name)
+        return self._scope
 
     def timed_out(self, why: str) -> Exception:
         """The client's own timeout error. Its text decides what runners do: "timed out" they give up on."""
-        error = self._error(request=self._request())  # type: ignore[call-arg]  # of openai's and anthropic's class
-        return explained(error, why)
+        return explained(self._make_error(), why)
+
+    def reason(self) -> str:
+        if self.too_long is not None:
+            return self.too_long
+        if self.is_llm:
+            return f"it took more than {self.limit:g} s in total (llm_timeout)"
+        return f"http_timeout ({self.limit:g} s) passed"
 
     def used_up(self) -> Exception:
-        return self.timed_out(f"it took more than {self.limit:g} s in total (llm_timeout)")
+        return self.timed_out(self.reason())
 
     def attempt_is_late(self, why: str, read_timeout: Callable[[str], Exception]) -> Exception:
         self.why = why
         return read_timeout(f"timed out: {why}")
 
+    def explain(self, error: Exception) -> None:
+        """Put into the client's own error why its attempt was ended, if we ended it."""
+        if self.why is not None and self.why not in str(error) and type(error) is type(self._make_error()):
+            explained(error, self.why)
+
+    def give_up(self, why: str) -> None:
+        """End all of it now: an error is something that a client, or another one around it, would try again after."""
+        self.too_long = why
+        if self._scope is not None:
+            self._scope.cancel(why)
+
 
 def explained(error: Exception, why: str) -> Exception:
     text = f"Request timed out: {why}."
-    error.message = text  # type: ignore[attr-defined]  # where both classes keep it
+    error.message = text  # type: ignore[attr-defined]  # where openai's, anthropic's and litellm's classes keep it
     error.args = (text,)
     return error
 
 
-def patch_client(module: ModuleType, patching: Patching) -> None:
-    """Patch `_base_client` of openai or anthropic."""
-    http = getattr(module, "httpx2", None) or module.httpx
-
-    def begin(client: Any) -> Call:
-        _scope.raise_if_cancelled(always=True)  # no clean-up asks a model: it costs money
-        # No header and no body: only where the request went.
-        return Call(module.APITimeoutError, lambda: http.Request("POST", str(client.base_url)))
-
-    def request(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
-        with library_call():
-            return request_once(wrapped, client, args, kwargs)
-
-    def request_once(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
-        call = begin(client)
-        around = current()
-        _current.set(call)
-        try:
-            with call.scope() as scope:
-                call.until = scope.deadline
-                answer = wrapped(*args, **kwargs)
-                call.answered = True
-                return answer
-        except module.APITimeoutError as exc:
-            if call.why is not None:
-                explained(exc, call.why)
-            raise
-        finally:
-            _current.set(around)  # not a reset: see the core's _scope._MAY_RESET
-        raise call.used_up()
-
-    async def request_async(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
-        call = begin(client)
-        around = current()
-        _current.set(call)
-        try:
-            with call.scope() as scope:
-                call.until = scope.deadline
-                answer = await wrapped(*args, **kwargs)
-                call.answered = True
-                return answer
-        except module.APITimeoutError as exc:
-            if call.why is not None:
-                explained(exc, call.why)
-            raise
-        finally:
-            _current.set(around)  # not a reset: see the core's _scope._MAY_RESET
-        raise call.used_up()
-
-    patching.wrap_object(module.SyncAPIClient, "request", request)
-    patching.wrap_object(module.AsyncAPIClient, "request", request_async)
-    patching.wrap_object(module.BaseClient, "_calculate_retry_timeout", _back_off)
+def llm_call(make_error: Callable[[], Exception]) -> Call:
+    """What every call of an LLM client begins with."""
+    refuse_after_deadline()
+    limits = settings()
+    call = Call(limits.llm_timeout, make_error, is_llm=True)
+    call.first_byte = limits.llm_first_byte
+    call.idle_content = limits.llm_idle_content
+    return call
 
 
-def _back_off(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
-    """How long the client waits before its next attempt; raises if that is more than is left."""
-    seconds = wrapped(*args, **kwargs)
+def http_call(make_error: Callable[[], Exception]) -> Call | None:
+    """What an HTTP exchange begins with that belongs to no call; None if it has no limit."""
+    limit = settings().http_timeout
+    return None if limit is None else Call(limit, make_error, is_llm=False)
+
+
+def refuse_after_deadline() -> None:
+    """No LLM client sends anything in a cancelled scope: what begins a call, and every attempt of it, asks here. Not in
+    clean-up either: it costs money."""
+    _scope.raise_if_cancelled(always=True)
+
+
+def begin_attempt(call: Call) -> None:
+    """What every attempt begins with, where something is sent for `call`."""
+    call.why = None
+    if call.is_llm:
+        refuse_after_deadline()
+
+
+def current() -> Call | None:
+    """The call that the code at hand works for. What a call has left running when it returned works for none."""
+    call = _current.get()
+    return None if call is None or call.answered else call
+
+
+def refuse_long_wait(seconds: float) -> None:
+    """End the call at hand if it is about to sleep until too late: that is how clients wait for their next attempt."""
     call = current()
-    left = _scope.time_remaining()
-    if call is None or left == math.inf:
-        return seconds
-    headers = args[2] if len(args) > 2 else kwargs.get("response_headers")
-    asked = client._parse_retry_after_header(headers)  # the client itself disregards a long one, and asks in vain
-    if asked is not None and asked > left:
-        raise call.timed_out(f"the server asks to wait {asked:.0f} s (Retry-After), and only {left:.1f} s are left")
-    if seconds >= left:
-        raise call.timed_out(f"the next attempt would be in {seconds:.1f} s, and only {left:.1f} s are left")
-    return seconds
+    if call is not None and 0 < (left := _scope.time_remaining()) <= seconds:
+        call.give_up(f"the next attempt would be in {seconds:.1f} s, and only {left:.1f} s are left")
 
 
-class Content:
-    """Tells content from what only keeps a connection open: comments and pings of an event stream, white space before
-    JSON. What is compressed, or of another type, is content."""
-
-    __slots__ = ("_event_stream", "_json", "_line", "_ping", "_return")
-
-    def __init__(self, headers: Any) -> None:
-        kind = "" if headers.get("content-encoding") else headers.get("content-type", "")
-        self._event_stream = kind.startswith("text/event-stream")
-        self._json = kind.startswith("application/json")
-        self._line = b""  # the beginning of a line whose end has not come
-        self._ping = False  # the event at hand is anthropic's "ping"
-        self._return = False  # the last byte was a carriage return
-
-    def is_in(self, chunk: bytes) -> bool:
-        if not self._event_stream:
-            return bool(chunk.strip()) if self._json else bool(chunk)
-        if self._return and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
-        self._return = chunk.endswith(b"\r")
-        lines = re.split(b"\r\n|\r|\n", self._line + chunk)
-        self._line = lines[-1][:32]
-        found = self._is_content(lines[-1])
-        for line in lines[:-1]:
-            if not line:
-                self._ping = False
-            elif line.startswith(b"event:"):
-                self._ping = line[6:].strip() == b"ping"
-            found = self._is_content(line) or found
-        return found
-
-    def _is_content(self, line: bytes) -> bool:
-        return not self._ping and line.startswith(b"data:") and bool(line[5:].strip())
+@transparent
+def run(call: Call, function: _Function, *args: Any, **kwargs: Any) -> Any:
+    """Call `function` for `call`: from now on, or, if that has begun, in what is left of it."""
+    with library_call():
+        return _run(call, function, args, kwargs)
 
 
-class Body:
-    """The limits of the body of one answer. What the program takes to read it counts for the total only."""
+@transparent
+def _run(call: Call, function: _Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    around = _current.get()
+    if around is call and not call.answered:
+        return function(*args, **kwargs)
+    _current.set(call)
+    call.answered = False
+    try:
+        with call.scope() as scope:
+            call.until = scope.deadline
+            answer = function(*args, **kwargs)
+            if inspect.isgenerator(answer):
+                call.until = math.inf  # nothing has begun
+                return _each(call, answer)
+            return answer
+    except Exception as exc:
+        call.explain(exc)
+        raise
+    finally:
+        call.answered = True
+        _current.set(around)  # not a reset: see the core's _scope._MAY_RESET
+    raise call.used_up()
 
-    __slots__ = ("_call", "_content", "_read_timeout", "_until", "_waited", "_waits_since")
 
-    def __init__(self, call: Call, headers: Any, read_timeout: Callable[[str], Exception]) -> None:
-        self._call = call
-        self._content = Content(headers)
-        self._read_timeout = read_timeout
-        self._waited = 0.0  # for content
-        self._waits_since = 0.0
+@transparent
+async def run_async(call: Call, function: _Function, *args: Any, **kwargs: Any) -> Any:
+    around = _current.get()
+    if around is call and not call.answered:
+        return await function(*args, **kwargs)
+    _current.set(call)
+    call.answered = False
+    try:
+        with call.scope() as scope:
+            call.until = scope.deadline
+            answer = await function(*args, **kwargs)
+            if inspect.isasyncgen(answer):
+                call.until = math.inf
+                return _each_async(call, answer)
+            return answer
+    except Exception as exc:
+        call.explain(exc)
+        raise
+    finally:
+        call.answered = True
+        _current.set(around)
+    raise call.used_up()
 
-    def wait(self) -> _scope.CancelScope | None:
-        """The scope for waiting for the next piece; None if the one around the client's whole work will do."""
-        call = self._call
-        until = call.until if call.answered else math.inf
-        if call.idle_content is not None:
-            self._waits_since = _clock.monotonic()
-            until = min(until, self._waits_since + call.idle_content - self._waited)
-        return None if until == math.inf else _scope.move_on_at(until, name="LLM call")
 
-    def came(self, chunk: bytes) -> None:
-        if self._call.idle_content is not None:
-            waited = self._waited + _clock.monotonic() - self._waits_since
-            self._waited = 0.0 if self._content.is_in(chunk) else waited
+def _each(call: Call, steps: Generator[Any, Any, Any]) -> Iterator[Any]:
+    """The steps of a generator that is the whole call: it begins with the first one."""
+    try:
+        if call.is_llm:
+            refuse_after_deadline()
+        while (step := run(call, next, steps, _END)) is not _END:
+            yield step
+    finally:
+        steps.close()
 
-    def is_late(self) -> Exception:
-        call = self._call
-        if call.answered and _clock.monotonic() >= call.until:
-            return call.used_up()
-        why = f"no content for {call.idle_content:g} s (llm_idle_content)"
-        return call.timed_out(why) if call.answered else call.attempt_is_late(why, self._read_timeout)
 
-    def pieces(self, stream: Iterable[bytes]) -> Iterator[bytes]:
-        """Those of `stream`, each in time."""
-        iterator = iter(stream)
-        try:
-            while True:
-                scope = self.wait()
-                if scope is None:
-                    piece = next(iterator, None)
-                else:
-                    with scope:
-                        piece = next(iterator, None)
-                    if scope.cancelled_caught:
-                        raise self.is_late()
-                if piece is None:
-                    return
-                self.came(piece)
-                yield piece
-        finally:
-            if hasattr(iterator, "close"):
-                iterator.close()
+async def _each_async(call: Call, steps: AsyncGenerator[Any, Any]) -> AsyncIterator[Any]:
+    try:
+        if call.is_llm:
+            refuse_after_deadline()
+        while (step := await run_async(call, anext, steps, _END)) is not _END:
+            yield step
+    finally:
+        await steps.aclose()
 
-    async def pieces_async(self, stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        iterator = aiter(stream)
-        try:
-            while True:
-                scope = self.wait()
-                if scope is None:
-                    piece = await anext(iterator, None)
-                else:
-                    with scope:
-                        piece = await anext(iterator, None)
-                    if scope.cancelled_caught:
-                        raise self.is_late()
-                if piece is None:
-                    return
-                self.came(piece)
-                yield piece
-        finally:
-            if hasattr(iterator, "aclose"):
-                await iterator.aclose()
+
+@contextlib.contextmanager
+def run_entering(begin: Callable[[], Call], manager: Any) -> Iterator[Any]:
+    """A context manager that makes a call when it is entered, and gives what is to be read."""
+    value = run(begin(), manager.__enter__)
+    try:
+        yield value
+    except BaseException as exc:
+        if not manager.__exit__(type(exc), exc, exc.__traceback__):
+            raise
+    else:
+        manager.__exit__(None, None, None)
+
+
+@contextlib.asynccontextmanager
+async def run_entering_async(begin: Callable[[], Call], manager: Any) -> AsyncIterator[Any]:
+    value = await run_async(begin(), manager.__aenter__)
+    try:
+        yield value
+    except BaseException as exc:
+        if not await manager.__aexit__(type(exc), exc, exc.__traceback__):
+            raise
+    else:
+        await manager.__aexit__(None, None, None)

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._threads import release
-from threadsafe_timeout._transparent import PROTECTED
+from threadsafe_timeout._transparent import DEBUGGERS, PROTECTED
+from threadsafe_timeout_patches._signatures import fitting
 
 __all__ = [
     "Remaining",
@@ -28,8 +29,10 @@ __all__ = [
     "called_by_library",
     "checked_timeout",
     "held_lock",
+    "is_debugger",
     "is_library",
     "raised_by_alarm",
+    "real",
     "release",
     "replace_attribute",
     "wait",
@@ -52,12 +55,20 @@ def held_lock() -> LockType:
     return lock
 
 
+def real(value: Any) -> float:
+    """A number of seconds as the interpreter's own functions take it: with a fraction only as a float; since 3.15, as
+    any real number (a Fraction, a Decimal). Raises TypeError with their words."""
+    if isinstance(value, int | float):
+        return value
+    return math.ldexp(value, 0) if sys.version_info >= (3, 15) else operator.index(value)
+
+
 def checked_timeout(timeout: Any) -> float:
     """A timeout that is not None, as a number >= 0. Raises what a lock would raise for it, with its words."""
     if not timeout > 0:
         return 0.0
     allocate_lock().acquire(True, timeout)  # free, so this only looks at its argument
-    return timeout if isinstance(timeout, float) else float(operator.index(timeout))
+    return float(real(timeout))
 
 
 class Remaining:
@@ -119,6 +130,11 @@ def called_by_library(frame: FrameType) -> bool:
     return isinstance(name, str) and is_library(name)
 
 
+def is_debugger(module: object) -> bool:
+    """Whether a module, by name, is a debugger's: a thread that is in there is in somebody's hands."""
+    return isinstance(module, str) and module.partition(".")[0] in DEBUGGERS
+
+
 def is_library(module: str) -> bool:
     """The standard library, ours, and the packages in which nothing may be interrupted half way (`PROTECTED`)."""
     package = module.partition(".")[0]
@@ -141,8 +157,9 @@ def replace_attribute(patching: Patches, owner: Any, name: str, new: Callable[..
     A plain function, because what is patched here is called too often for wrapt (0.1 against 0.6 µs). What somebody
     else has put on top by the time of the undoing stays; below it, ours does nothing outside scopes.
     """
-    before = vars(owner).get(name, _INHERITED)
-    functools.update_wrapper(new, getattr(owner, name), updated=())
+    before, original = vars(owner).get(name, _INHERITED), getattr(owner, name)
+    functools.update_wrapper(new, original, updated=())
+    new = fitting(original, new)
 
     def undo() -> None:
         if vars(owner).get(name) is not new:

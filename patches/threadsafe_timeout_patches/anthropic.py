@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threadsafe_timeout_patches._llm_call import patch_client as apply
+from threadsafe_timeout_patches._stainless import apply
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import inspect
 from collections.abc import Callable
 from sys import _getframe
@@ -28,6 +29,8 @@ from typing import Any
 
 from threadsafe_timeout import _clean_up, _exit, _scope
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches import _llm_call
+from threadsafe_timeout_patches._signatures import fitting
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
 __all__ = ["MODULES", "apply"]
@@ -39,6 +42,7 @@ _Wrapped = Callable[..., Any]
 
 def apply(module: ModuleType, patching: Patching) -> None:
     if module.__name__ == "asyncio.tasks":
+        _patch_sleep(module, patching)
         _patch_run_coroutine_threadsafe(module, patching)
         return
     if module.__name__ == "asyncio.runners":
@@ -56,6 +60,19 @@ def apply(module: ModuleType, patching: Patching) -> None:
         return _run_in_scope(original, self, future)
 
     replace_attribute(patching, module.BaseEventLoop, "run_until_complete", run_until_complete)
+
+
+def _patch_sleep(module: ModuleType, patching: Patching) -> None:
+    """Clients wait for their next attempt in it."""
+    original = module.sleep
+
+    @functools.wraps(original)
+    async def sleep(delay: float, result: Any = None) -> Any:
+        if _llm_call.current() is not None:
+            _llm_call.refuse_long_wait(delay)
+        return await original(delay, result)
+
+    patching.replace(module, "sleep", sleep)
 
 
 def _patch_sigint(module: ModuleType, patching: Patching) -> None:
@@ -179,4 +196,4 @@ def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> N
         "asyncio.tasks",
         "run_coroutine_threadsafe",
     )
-    patching.replace(module, "run_coroutine_threadsafe", run_coroutine_threadsafe)
+    patching.replace(module, "run_coroutine_threadsafe", fitting(original, run_coroutine_threadsafe))

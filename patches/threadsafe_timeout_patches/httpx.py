@@ -1,12 +1,13 @@
 """httpx and httpx2: what an LLM client sends through them is held to that call's limits, see `_llm_call`.
 
-Requests that belong to no LLM call pass through.
+A request that belongs to no LLM call has `http_timeout`, with its redirects and its body, or passes through.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from threadsafe_timeout import _scope
 from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches import _llm_call
+from threadsafe_timeout_patches._body import Body as Limits
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 
@@ -48,7 +50,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
 class _Stream:
     """The stream of a response, within limits. What httpx and the clients note on it is passed on."""
 
-    def __init__(self, stream: Any, limits: _llm_call.Body) -> None:
+    def __init__(self, stream: Any, limits: Limits) -> None:
         self._stream = stream
         self._limits = limits
 
@@ -60,25 +62,22 @@ def _no_first_byte(call: _llm_call.Call) -> str:
     return f"no answer within {call.first_byte:g} s (llm_first_byte)"
 
 
-def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[..., Any]:
-    def send(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
-        with library_call():
-            return send_once(wrapped, args, kwargs)
+def _error_for(read_timeout: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Callable[[str], Exception]:
+    """Clients ask the error for its request."""
+    return partial(read_timeout, request=args[0] if args else kwargs.get("request"))
 
-    def send_once(wrapped: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Any:
-        call = _llm_call.current()
-        if call is None:
-            return wrapped(*args, **kwargs)
-        _scope.raise_if_cancelled(always=True)
-        call.why = None
+
+def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[..., Any]:
+    def attempt(call: _llm_call.Call, send: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        error = _error_for(read_timeout, args, kwargs)
         if call.has_only_a_total and not kwargs.get("stream", False):
-            return wrapped(*args, **kwargs)
+            return send(*args, **kwargs)
         with _scope.move_on_after(call.first_byte, name="LLM call") as scope:
-            response = wrapped(*args, **{**kwargs, "stream": True})
+            response = send(*args, **{**kwargs, "stream": True})
         if scope.cancelled_caught:
-            raise call.attempt_is_late(_no_first_byte(call), read_timeout)
+            raise call.attempt_is_late(_no_first_byte(call), error)
         try:
-            response.stream = kind(response.stream, _llm_call.Body(call, response.headers, read_timeout))
+            response.stream = kind(response.stream, Limits(call, response.headers, error))
             if not kwargs.get("stream", False):
                 response.read()
         except BaseException:
@@ -86,28 +85,53 @@ def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[...
             raise
         return response
 
+    def send(wrapped: _Wrapped, _client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        with library_call():
+            return send_once(wrapped, args, kwargs)
+
+    def send_once(wrapped: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        call = _llm_call.current()
+        if call is None:
+            call = _llm_call.http_call(lambda: _error_for(read_timeout, args, kwargs)("timed out"))
+            if call is None:
+                return wrapped(*args, **kwargs)
+            return _llm_call.run(call, attempt, call, wrapped, args, kwargs)
+        _llm_call.begin_attempt(call)
+        return attempt(call, wrapped, args, kwargs)
+
     return send
 
 
 def _sending_async(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[..., Any]:
-    async def send(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
-        call = _llm_call.current()
-        if call is None:
-            return await wrapped(*args, **kwargs)
-        call.why = None
-        if call.has_only_a_total and not kwargs.get("stream", False):
-            return await wrapped(*args, **kwargs)
-        with _scope.move_on_after(call.first_byte, name="LLM call") as scope:
-            response = await wrapped(*args, **{**kwargs, "stream": True})
-        if scope.cancelled_caught:
-            raise call.attempt_is_late(_no_first_byte(call), read_timeout)
+    async def attempt(call: _llm_call.Call, send: _Wrapped, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        error = _error_for(read_timeout, args, kwargs)
+        carried, call.carried = call.carried, True  # litellm has an aiohttp under it
         try:
-            response.stream = kind(response.stream, _llm_call.Body(call, response.headers, read_timeout))
+            if call.has_only_a_total and not kwargs.get("stream", False):
+                return await send(*args, **kwargs)
+            with _scope.move_on_after(call.first_byte, name="LLM call") as scope:
+                response = await send(*args, **{**kwargs, "stream": True})
+        finally:
+            call.carried = carried
+        if scope.cancelled_caught:
+            raise call.attempt_is_late(_no_first_byte(call), error)
+        try:
+            response.stream = kind(response.stream, Limits(call, response.headers, error))
             if not kwargs.get("stream", False):
                 await response.aread()
         except BaseException:
             await response.aclose()
             raise
         return response
+
+    async def send(wrapped: _Wrapped, _client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
+        call = _llm_call.current()
+        if call is None:
+            call = _llm_call.http_call(lambda: _error_for(read_timeout, args, kwargs)("timed out"))
+            if call is None:
+                return await wrapped(*args, **kwargs)
+            return await _llm_call.run_async(call, attempt, call, wrapped, args, kwargs)
+        _llm_call.begin_attempt(call)
+        return await attempt(call, wrapped, args, kwargs)
 
     return send

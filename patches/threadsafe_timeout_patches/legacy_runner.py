@@ -29,6 +29,7 @@ from threadsafe_timeout._guard import guard_interactive
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout._settings import Settings, settings
 from threadsafe_timeout._task import Outcome, TaskOptions
+from threadsafe_timeout._text import shown
 from threadsafe_timeout.checkpoint import CheckpointWriter, Ordinals, Record, open_run, task_fingerprint
 from threadsafe_timeout_patches._legacy_database import Counted
 
@@ -134,7 +135,8 @@ class Run:
             try:
                 writer.save(key, error if status == "failed" else result, status)
             except Exception:
-                logger.exception("threadsafe-timeout: task %s was not saved; the runner still gets its result", key)
+                told = shown(key)
+                logger.exception("threadsafe-timeout: task %s was not saved; the runner still gets its result", told)
         self._note(result, key)
         if status == "failed" and error is not None:
             raise error

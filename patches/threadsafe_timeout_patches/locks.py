@@ -217,6 +217,11 @@ class _RLock(_StandIn):
     def _recursion_count(self) -> int:
         return self._lock._recursion_count()  # type: ignore[no-any-return]
 
+    if hasattr(RealRLock, "locked"):  # since 3.14
+
+        def locked(self) -> bool:
+            return self._lock.locked()  # type: ignore[no-any-return, attr-defined, unused-ignore]
+
 
 for _cls, _name in ((_Lock, "lock"), (_RLock, "RLock")):
     _cls.__name__ = _cls.__qualname__ = _name

@@ -7,6 +7,7 @@ Guarantees:
 - A message is received whole or not at all: a connection that is cancelled in the middle of one is closed.
 - A manager's proxy that is cancelled while it waits for an answer uses a new connection afterwards: the answer that is
   still to come is not taken for the next one.
+- A child of a fork server has what `install()` gave its parent, as a forked one has.
 - A process that is forked inside a scope is not in it, and its parent's deadlines do nothing in it.
 
 The process that was waited for is left running, as after a timeout.
@@ -28,6 +29,7 @@ from typing import Any
 from threadsafe_timeout import _interrupt, _scope, _timer
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches import _llm_call
+from threadsafe_timeout_patches._children import WithTheLine
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
 from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
 
@@ -62,6 +64,26 @@ def _patch_process(module: ModuleType, patching: Patching) -> None:
         return original(self, parent_sentinel)  # type: ignore[no-any-return]  # the original is untyped
 
     replace_attribute(patching, module.BaseProcess, "_bootstrap", bootstrap)
+    start_original = module.BaseProcess.start
+
+    def start(self: Any) -> None:
+        by_server = _starts_by_server(self)
+        if by_server:
+            self.__dict__["_threadsafe_timeout"] = WithTheLine()
+        try:
+            start_original(self)
+        finally:
+            if by_server:
+                del self.__dict__["_threadsafe_timeout"]
+
+    replace_attribute(patching, module.BaseProcess, "start", start)
+
+
+def _starts_by_server(process: Any) -> bool:
+    from multiprocessing import get_start_method
+
+    method = getattr(process, "_start_method", None)
+    return (method or get_start_method(allow_none=True) or get_start_method()) == "forkserver"
 
 
 def _leave_inherited() -> None:

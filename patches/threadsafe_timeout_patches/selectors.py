@@ -14,7 +14,6 @@ selector, and a `select` for which no descriptor below 1024 is free, end at the 
 from __future__ import annotations
 
 import contextlib
-import operator
 import select as _select_module
 from collections.abc import Callable
 from sys import _getframe
@@ -25,7 +24,7 @@ from threadsafe_timeout import _scope
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._descriptors import drain, woken_descriptor
-from threadsafe_timeout_patches._waiting import Remaining, called_by_asyncio, replace_attribute
+from threadsafe_timeout_patches._waiting import Remaining, called_by_asyncio, real, replace_attribute
 
 __all__ = ["MODULES", "apply"]
 
@@ -101,10 +100,13 @@ def _patch_select(module: ModuleType, patching: Patching) -> None:
 
 def _select_in_scope(original: _Wrapped, rlist: list[Any], wlist: list[Any], xlist: list[Any], timeout: Any) -> Any:
     if timeout is not None:
-        if not isinstance(timeout, int | float) and hasattr(type(timeout), "__index__"):
-            timeout = operator.index(timeout)
-        if not isinstance(timeout, int | float) or not 0 <= timeout < _LONGEST:
+        try:
+            seconds = real(timeout)
+        except TypeError:
+            seconds = -1
+        if not 0 <= seconds < _LONGEST:
             return original(rlist, wlist, xlist, timeout)
+        timeout = seconds
     woken: list[int] = []
     nothing: tuple[list[Any], ...] = ([], [], [])
 

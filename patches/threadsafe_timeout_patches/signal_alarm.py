@@ -24,6 +24,7 @@ from threadsafe_timeout import _alarm
 from threadsafe_timeout._alarm import Alarm, off_main_thread
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._builtin import stand_in
+from threadsafe_timeout_patches._waiting import real
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 
@@ -149,7 +150,7 @@ def _checked(module: Any, handler: Any) -> Any:
 
 def _seconds(value: Any) -> float:
     """A duration, in microseconds' steps, with the errors of the interpreter's own conversion."""
-    seconds = value if isinstance(value, float) else index(value)
+    seconds = real(value)
     if math.isnan(seconds):
         raise ValueError("Invalid value NaN (not a number)")
     if not -_LONGEST <= seconds <= _LONGEST:

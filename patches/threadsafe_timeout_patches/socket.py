@@ -33,7 +33,7 @@ from select import POLLIN, POLLOUT
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope, _timer
+from threadsafe_timeout import _finder, _scope, _timer
 from threadsafe_timeout._catchable import CANCELLED
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches._descriptors import wait_ready
@@ -313,6 +313,7 @@ def _accepting(original: _Method) -> _Method:
 
 def _connecting(original: _Method) -> _Method:
     def connect(sock: socket.socket, address: Any, /) -> Any:
+        _finder.glance()  # the client that connects may be a module that came in unseen
         if _current_scope() is None or (timeout := _timeout_of(sock)) == 0:
             return original(sock, address)
         try:

@@ -11,6 +11,7 @@ Guarantees:
   sent. Who is notified looks again at what he waits for; an Event, which does not, is left out: it notifies all.)
 - A barrier that a cancelled party was waiting at is broken, as after a timeout: the others would wait for ever.
 - `Thread.start` waits for the thread to begin, however cancelled the scope is: a start is never half done.
+- A thread that a debugger has stopped goes on when the debugger says so, not when its deadline passes.
 
 Not guaranteed: `wait` cannot raise before it has its lock back. Who holds that for ever holds the waiter too.
 """
@@ -33,6 +34,7 @@ from threadsafe_timeout_patches._waiting import (
     called_by_asyncio,
     checked_timeout,
     held_lock,
+    is_debugger,
     release,
     replace_attribute,
     wait,
@@ -59,21 +61,24 @@ def _patch_condition(module: ModuleType, patching: Patching) -> None:
     def condition_wait(self: Any, timeout: float | None = None) -> bool:
         if current_scope() is None:
             return original(self, timeout)  # type: ignore[no-any-return]  # the original is untyped
-        callers = _callers(_getframe(1))
-        if thread_start in callers:
+        callers, modules = _callers(_getframe(1))
+        if thread_start in callers or any(map(is_debugger, modules)):
             return original(self, timeout)  # type: ignore[no-any-return]
         return _wait_in_scope(self, timeout, pass_on=event_wait not in callers)
 
     replace_attribute(patching, module.Condition, "wait", condition_wait)
 
 
-def _callers(frame: FrameType | None) -> list[CodeType]:
-    """Who calls, from the inside out: as many as there may be if somebody else has put a wrapper on top of ours."""
-    found: list[CodeType] = []
-    while frame is not None and len(found) < 5:
-        found.append(frame.f_code)
+def _callers(frame: FrameType | None) -> tuple[list[CodeType], list[object]]:
+    """Who calls, and from which modules, from the inside out: as many as there may be if somebody has put a wrapper
+    on top of ours. No frames: with what is raised in them, they would be a cycle."""
+    codes: list[CodeType] = []
+    modules: list[object] = []
+    while frame is not None and len(codes) < 5:
+        codes.append(frame.f_code)
+        modules.append(frame.f_globals.get("__name__"))
         frame = frame.f_back
-    return found
+    return codes, modules
 
 
 def _wait_in_scope(condition: Any, timeout: Any, *, pass_on: bool) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 
 from threadsafe_timeout import _scope
 from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._builtin import stand_in
-from threadsafe_timeout_patches._waiting import held_lock, wait
+from threadsafe_timeout_patches._waiting import held_lock, real, wait
 
 __all__ = ["MODULES", "apply"]
 
@@ -30,13 +31,14 @@ def apply(module: ModuleType, patching: Patching) -> None:
 
 
 def _sleep_in_scope(original: Any, seconds: Any) -> None:
-    number = seconds
-    if not isinstance(seconds, int | float):
-        index = getattr(type(seconds), "__index__", None)
-        number = -1 if index is None else index(seconds)
+    try:
+        number = real(seconds)
+    except TypeError:
+        number = -1
     if not 0 <= number < _LONGEST:
         original(seconds)  # a mistake, which it names; or longer than anybody lives
         return
+    _llm_call.refuse_long_wait(number)
     _scope.raise_if_cancelled()
     if number:
         wait(held_lock(), float(number))

@@ -8,6 +8,7 @@ from threadsafe_timeout import (
     CancelScope,
     CancelSource,
     CancelToken,
+    Timer,
     check_cancelled,
     current_deadline,
     deadline,
@@ -55,6 +56,13 @@ async def coroutines() -> None:
 def processes(child: subprocess.Popen[bytes], process: multiprocessing.Process) -> None:
     for one in (child, process, 12):
         keep_process(one)
+
+
+def timers() -> None:
+    timer = Timer(1.5, print, ["a"], {"end": ""})
+    assert_type(timer.is_alive(), bool)
+    timer.daemon = True
+    Timer("5m", print)  # type: ignore[arg-type]  # seconds
 
 
 def tokens(token: CancelToken) -> None:

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from threadsafe_timeout._errors import ThreadsafeTimeoutError
+from threadsafe_timeout._text import escaped, shown
 
 __all__ = [
     "CheckpointClosed",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 
+NO_JOURNAL = "this is not a threadsafe-timeout checkpoint: there is no record in it"
+
+
 class CheckpointError(ThreadsafeTimeoutError):
     """Root of everything the checkpoint package raises on purpose."""
 
@@ -37,10 +41,11 @@ class CheckpointCorrupt(CheckpointError, ValueError):
     """The journal is damaged before its last line. `line` counts from 1, `byte` from 0 (the start of the damage)."""
 
     def __init__(self, path: str, line: int, byte: int, reason: str) -> None:
-        super().__init__(
-            f"{path}: line {line}, byte {byte}: {reason}. Every other record is still intact: "
-            f"run  threadsafe-timeout checkpoint repair {path}  to keep them (the damaged file is kept aside)"
-        )
+        advice = "Give another path" if reason == NO_JOURNAL else (
+            "Every other record is still intact: "
+            f"run  threadsafe-timeout checkpoint repair {escaped(path)}  to keep them (the damaged file is kept aside)"
+        )  # fmt: skip
+        super().__init__(f"{escaped(path)}: line {line}, byte {byte}: {reason}. {advice}")
         self.path = path
         self.line = line
         self.byte = byte
@@ -52,9 +57,9 @@ class CheckpointConfigMismatch(CheckpointError, ValueError):
     """The journal was written by a run of another configuration; `fields` are the top-level names that differ."""
 
     def __init__(self, path: str, expected: str | None, found: str | None, fields: tuple[str, ...] = ()) -> None:
-        differs = f" (they differ in: {', '.join(fields)})" if fields else ""
+        differs = f" (they differ in: {', '.join(map(shown, fields))})" if fields else ""
         super().__init__(
-            f"{path} belongs to a run with configuration {found or '(none given)'}, this run has "
+            f"{escaped(path)} belongs to a run with configuration {shown(found or '(none given)')}, this run has "
             f"{expected or '(none given)'}{differs}. Use another path, go back to that configuration, or start afresh "
             f"with resume='never' (the old file is kept aside)"
         )
@@ -69,7 +74,7 @@ class CheckpointVersionError(CheckpointError, ValueError):
     """The file is not a journal this release can read: a newer format, or no journal at all."""
 
     def __init__(self, path: str, version: object, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(f"{escaped(path)}: {reason}")
         self.path = path
         self.version = version
         self.reason = reason
@@ -81,7 +86,7 @@ class CheckpointLockTimeout(CheckpointError, TimeoutError):
 
     def __init__(self, path: str, timeout: float, holder: str | None) -> None:
         super().__init__(
-            f"{path}: the lock was not free within {timeout:g} s"
+            f"{escaped(path)}: the lock was not free within {timeout:g} s"
             + (f"; it is held by {holder}" if holder else "")
             + ". Let that process go on or end it (a dead process holds no lock), or raise lock_timeout"
         )
@@ -107,7 +112,7 @@ class CheckpointUnavailable(CheckpointError, OSError):
 
     def __str__(self) -> str:
         advice = f". {self.advice}" if self.advice else ""
-        return f"{self.path}: cannot {self.operation}: {self.strerror}{advice}"
+        return f"{escaped(self.path)}: cannot {self.operation}: {self.strerror}{advice}"
 
 
 class CheckpointNotFound(CheckpointUnavailable, FileNotFoundError):
@@ -121,7 +126,7 @@ class CheckpointSaveError(CheckpointError, OSError):
     """
 
     def __init__(self, path: str, key: object, status: str, result: object, problem: str) -> None:
-        super().__init__(f"{path}: the record of {key!r} could not be saved: {problem}")
+        super().__init__(f"{escaped(path)}: the record of {key!r} could not be saved: {problem}")
         self.path = path
         self.key = key
         self.status = status
@@ -131,8 +136,9 @@ class CheckpointSaveError(CheckpointError, OSError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: the record of {self.key!r} could not be saved: {self.problem}. It is kept in memory (this "
-            f"error's .result) and written with the next save that works: free some space, then save or close()"
+            f"{escaped(self.path)}: the record of {self.key!r} could not be saved: {self.problem}. It is kept in "
+            f"memory (this error's .result) and written with the next save that works: free some space, then save or "
+            f"close()"
         )
 
 
@@ -140,7 +146,7 @@ class CheckpointClosed(CheckpointError, ValueError):
     """`save` or `started` on a writer after `close()`."""
 
     def __init__(self, path: str, key: object) -> None:
-        super().__init__(f"{path}: the writer is closed, {key!r} was not recorded; save before close()")
+        super().__init__(f"{escaped(path)}: the writer is closed, {key!r} was not recorded; save before close()")
         self.path = path
         self.key = key
         self._built_from = (path, key)

@@ -43,6 +43,9 @@ def task_fingerprint(task: object, *, fields: Iterable[str] | None = None, ignor
     result. `fields` names what to look at (default: all of it), `ignore` what to leave out, such as a timeout that
     may change between runs. Two equal tasks share a fingerprint: `Ordinals` or `task_keys` tell them apart.
     """
+    for parameter, names in (("fields", fields), ("ignore", ignore)):
+        if isinstance(names, str):
+            raise TypeError(f"{parameter} is a collection of names, not the string {names!r}: write ({names!r},)")
     plain = json.loads(dumps(task, _attributes, name="task"))
     if isinstance(plain, dict):
         left_out = set(ignore)

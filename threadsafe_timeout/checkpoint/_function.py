@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable
 from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
+from threadsafe_timeout._transparent import transparent
 from threadsafe_timeout.checkpoint._fingerprint import task_fingerprint
 from threadsafe_timeout.checkpoint._format import Key
 from threadsafe_timeout.checkpoint._records import Record, types_by_name
-from threadsafe_timeout.checkpoint._run import Resume, open_run
+from threadsafe_timeout.checkpoint._run import Resume, check_retry, open_run
 from threadsafe_timeout.checkpoint._values import RecordedError
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
 
+if TYPE_CHECKING:
+    from threadsafe_timeout._task import Outcome, TaskFuture
+
 __all__ = ["CheckpointedFunction", "checkpointed"]
+
+log = logging.getLogger("threadsafe_timeout.checkpoint")
+_SAVING = 60.0  # seconds a call that was cancelled has to save that: for a lock that is held, a slow disk
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,13 +54,21 @@ def checkpointed(
     `key` is called with the function's arguments; without it, the key is a fingerprint of all of them (defaults
     filled in). A call that raises is saved as `failed` (a `TimeoutError` as `timeout`) with the exception's text, and
     runs again the next time, unless `retry` leaves that status out: then the saved exception is raised as a
-    `RecordedError`. Equal calls are one result; calls that run at the same time each run.
+    `RecordedError`. A call that is cancelled by a scope around it, or whose task is given up by a pool, is saved as
+    `timeout`, before the task's future is done. Equal calls are one result; calls that run at the same time each run.
 
     The journal is opened at the first call. `.close()` ends it, `.writer` is the open `CheckpointWriter`. The other
     arguments are those of `open_run`; `types` are the classes that results may hold. Not for `async def`.
     """
-
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f"@checkpointed needs the path of its journal, as in @checkpointed('results.jsonl'); it got {path!r}"
+        )
     known = types_by_name(types)
+    check_retry(retry)
+    CheckpointWriter.check(mode, lock_timeout, key, default)
+    if resume not in ("unfinished", "always", "never"):
+        raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}")
 
     def decorate(function: Callable[P, R]) -> CheckpointedFunction[P, R]:
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
@@ -70,6 +89,76 @@ def _call_key(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     return task_fingerprint(dict(bound.arguments))
+
+
+class _Call:
+    """One call of a function, and the one outcome of it that is saved: its own, or that it was given up on.
+
+    What is to be done at its end is done in `__exit__`, which the interrupt leaves alone.
+    """
+
+    result: Any = None
+    line: bytes | None = None  # the journal's, once a result of its own is saved
+
+    def __init__(self, writer: CheckpointWriter, key: Key) -> None:
+        self._writer = writer
+        self._key = key
+        self._lock = threading.Lock()
+        self._saving = False  # guarded by _lock
+        self._over = threading.Event()  # it is on disk, or could not be saved
+        self._task: TaskFuture | None = None
+
+    def __enter__(self) -> _Call:
+        if _scope.current_scope() is not None:
+            from threadsafe_timeout._task import current_task
+
+            self._task = current_task()
+        if self._task is not None:  # if its thread is stuck and it is given up, who settles it saves that
+            self._task.add_witness(self._given_up)
+        self._writer.started(self._key)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: object) -> None:
+        try:
+            # In a scope that is cancelled the record is to be on disk all the same.
+            with _scope.shield(_SAVING) if _scope.current_scope() is not None else contextlib.nullcontext():
+                if exc is None:
+                    self.line = self._save(self.result, "done")
+                elif isinstance(exc, Cancelled):
+                    self._save(_timed_out(self._key, exc.scope), "timeout")
+                elif isinstance(exc, Exception):
+                    self._save(exc, _status(exc))
+        finally:  # not before: who gives the task up meanwhile waits for this record
+            if self._task is not None:
+                self._task.remove_witness(self._given_up)
+
+    def _save(self, outcome: object, status: str) -> bytes | None:
+        """Save it, and return its line; None if another outcome is saved, or is being saved."""
+        with self._lock:
+            if self._saving:
+                return None
+            self._saving = True
+        try:
+            return self._writer.save_line(self._key, outcome, status)
+        finally:
+            self._over.set()
+
+    def _given_up(self, outcome: Outcome) -> None:
+        try:
+            error = outcome.error
+            if error is not None and self._save(error, _status(error)) is None:
+                self._over.wait(_SAVING)  # by its own thread, which was given up in the middle of it
+        except Exception:
+            log.exception("%s: that %r was given up could not be saved", self._writer.path, self._key)
+
+
+def _status(error: BaseException) -> str:
+    return "timeout" if isinstance(error, TimeoutError) else "failed"
+
+
+def _timed_out(key: Key, scope: _scope.CancelScope) -> DeadlineExceeded:
+    elapsed = None if scope._state == _scope._NEW else _clock.monotonic() - scope._entered_at
+    return DeadlineExceeded(scope.name or str(key), scope._budget, elapsed, scope.reason)
 
 
 class CheckpointedFunction(Generic[P, R]):
@@ -106,22 +195,21 @@ class CheckpointedFunction(Generic[P, R]):
         if writer is not None:
             writer.close(ended=ended)
 
+    @transparent  # to the interrupt: it calls the user's function, behind a `with`
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         key = self._key(*args, **kwargs)
         writer = self.writer
         saved = self._finished.get(key)
         if saved is not None:
             return self._replay(saved)
-        writer.started(key)
-        try:
-            result = self.__wrapped__(*args, **kwargs)
-        except Exception as error:
-            writer.save(key, error, status="timeout" if isinstance(error, TimeoutError) else "failed")
-            raise
-        record = Record.of_line(writer.save_line(key, result), self._types)
-        with self._lock:
-            if self._writer is writer:
-                self._finished[key] = record
+        with _Call(writer, key) as call:
+            call.result = self.__wrapped__(*args, **kwargs)
+        if call.line is not None:
+            record = Record.of_line(call.line, self._types)
+            with self._lock:
+                if self._writer is writer:
+                    self._finished[key] = record
+        result: R = call.result
         return result
 
     def _replay(self, saved: Record) -> R:

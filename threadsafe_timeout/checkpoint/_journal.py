@@ -27,7 +27,7 @@ from threadsafe_timeout.checkpoint._errors import CheckpointConfigMismatch, Chec
 from threadsafe_timeout.checkpoint._fingerprint import config_hash, field_hashes
 from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, MAGIC
 from threadsafe_timeout.checkpoint._lock import JournalLock
-from threadsafe_timeout.checkpoint._scan import Line, read_header, scan
+from threadsafe_timeout.checkpoint._scan import Line, line_start, read_header, scan
 
 __all__ = ["UNKNOWN", "Journal", "replace_file"]
 
@@ -51,7 +51,10 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], *, config: object, durable: bool) -> None:
         # Resolved once: a later chdir must not move it, and replacing a symbolic link would part it from its lock.
-        self.path = os.path.realpath(os.fspath(path))
+        self.path = os.path.realpath(os.fsdecode(path))
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # before anything is made beside it
+            number = errno.EISDIR if os.path.isdir(self.path) else errno.EINVAL
+            raise CheckpointUnavailable(self.path, "open the checkpoint for writing", number, _ADVICE[number])
         self.durable = durable
         self.config = config_hash(config)
         self._config_fields = field_hashes(config)
@@ -183,7 +186,7 @@ class Journal:
         fd = self._fd.number
         if size == 0 or _disk.read(fd, 1, size - 1) == b"\n":
             return size
-        start = _last_line_start(fd, size)
+        start = line_start(fd, size)
         tail = _disk.read(fd, size - start, start)
         whole = next((end for begin, end in _format.intact_parts(tail) if begin == 0), 0)
         if whole == 0:
@@ -305,7 +308,7 @@ class Journal:
             if first is None and size < _BLOCK:
                 return None
             header = read_header(self.path, first)
-            start = _last_line_start(fd, size - 1)
+            start = line_start(fd, size - 1)
             last = _disk.read(fd, size - start, start)
             whole = last.endswith(b"\n") and _format.is_intact(last[:-1])
             ended = whole and _format.envelope(last[:-1]).get("event") == CLOSED
@@ -361,17 +364,6 @@ def _first_line(fd: int) -> Line | None:
     block = _disk.read(fd, _BLOCK, 0)
     raw, newline, _ = block.partition(b"\n")
     return Line(1, 0, raw) if newline and _format.is_intact(raw) else None
-
-
-def _last_line_start(fd: int, size: int) -> int:
-    """Where the line that ends at `size` begins."""
-    while size > 0:
-        begin = max(size - _BLOCK, 0)
-        found = _disk.read(fd, size - begin, begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
-        size = begin
-    return 0
 
 
 def _copy(source: int, target: int) -> None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from threadsafe_timeout import _clock
 from threadsafe_timeout.checkpoint import _disk
-from threadsafe_timeout.checkpoint._errors import CheckpointLockTimeout
+from threadsafe_timeout.checkpoint._errors import CheckpointLockTimeout, CheckpointUnavailable
 
 __all__ = ["JournalLock", "pause"]
 
@@ -51,6 +51,22 @@ class JournalLock:
             with contextlib.suppress(OSError):
                 self._lock.release()
 
+    @contextmanager
+    def held_to_open(self, timeout: float) -> Iterator[None]:
+        """The same, for who opens the journal: that no lock file can be made there is a `CheckpointUnavailable`."""
+        try:
+            self._acquire(timeout)
+        except CheckpointLockTimeout:
+            raise
+        except OSError as error:
+            advice = "Use a path where this user may make files, or THREADSAFE_TIMEOUT_CHECKPOINT=off to save nothing"
+            raise CheckpointUnavailable(self.path, "make a file there", error.errno, advice) from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._lock.release()
+
     def _acquire(self, timeout: float) -> None:
         give_up = _SYSTEM.monotonic() + timeout
         wait = _FIRST_PAUSE
@@ -62,6 +78,8 @@ class JournalLock:
                 if timeout >= 0 and _SYSTEM.monotonic() >= give_up:
                     raise CheckpointLockTimeout(self.path, timeout, _holder(f"{self.path}.lock")) from None
             except FileNotFoundError:  # the directory vanished; the lock is needed to put the journal back
+                if os.path.isdir(os.path.dirname(self.path)):
+                    raise  # it is there, and takes no file
                 _disk.make_directories(os.path.dirname(self.path))
             # Jitter: many processes that back off in step would keep meeting.
             pause(wait * random.uniform(0.5, 1.5))

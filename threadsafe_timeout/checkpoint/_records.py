@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Any
 
+from threadsafe_timeout._text import shown
 from threadsafe_timeout.checkpoint import _disk, _format, _spill
 from threadsafe_timeout.checkpoint._errors import CheckpointCorrupt, CheckpointNotFound, CheckpointVersionError
 from threadsafe_timeout.checkpoint._format import Key
@@ -83,7 +84,7 @@ class Record:
 
     def __repr__(self) -> str:
         elapsed = "" if self.elapsed is None else f" elapsed={self.elapsed:.3g}s"
-        return f"<Record {self.key!r} {self.status} attempt={self.attempt}{elapsed} line={self.line}>"
+        return f"<Record {self.key!r} {shown(self.status)} attempt={self.attempt}{elapsed} line={self.line}>"
 
 
 class _Source:
@@ -145,6 +146,10 @@ class Checkpoint(Mapping[Key, Record]):
 
 
 def types_by_name(types: Iterable[type]) -> _Types:
+    types = list(types)
+    for one in types:
+        if not isinstance(one, type):
+            raise TypeError(f"types are the classes that results may hold; {one!r} is not a class")
     return {class_name(cls): cls for cls in types}
 
 
@@ -175,7 +180,7 @@ def iter_records(path: str | os.PathLike[str], *, types: Iterable[type] = ()) ->
     Raises `CheckpointCorrupt` at the first damage that is not a torn last line; what came before has been yielded.
     Spill files are not read: see `load_checkpoint`.
     """
-    name, known = os.fspath(path), types_by_name(types)
+    name, known = os.fsdecode(path), types_by_name(types)
     with open_journal(name) as stream:
         for line, fields in _events(name, stream, []):
             if "key" in fields:
@@ -193,7 +198,7 @@ def load_checkpoint(
     `CheckpointVersionError` for what is not a journal. Records a full disk sent to spill files are included.
     `progress` is told how many bytes were read since it was last told.
     """
-    name, known, torn = os.path.realpath(os.fspath(path)), types_by_name(types), list[Damage]()
+    name, known, torn = os.path.realpath(os.fsdecode(path)), types_by_name(types), list[Damage]()
     spills = _spill.find(name)
     with ExitStack() as stack:
         loaded: Checkpoint | None = None
@@ -208,9 +213,9 @@ def load_checkpoint(
             loaded = _load_spill(name, spill, loaded, known)
     assert loaded is not None
     if torn:
-        loaded.torn = torn[0]
-        log.warning("%s: line %d, byte %d: %s (%d bytes), left by a run that was killed while writing it; it was never "
-                    "acknowledged", name, torn[0].line, torn[0].byte, torn[0].reason, torn[0].length)
+        loaded.torn = end = torn[0]
+        log.warning("%s: line %d, byte %d: %s (%d bytes), left by a run that was killed while writing it, or being "
+                    "written just now; it was not acknowledged", name, end.line, end.byte, end.reason, end.length)
     return loaded
 
 

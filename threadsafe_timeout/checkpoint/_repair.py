@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from threadsafe_timeout import _clock
+from threadsafe_timeout._checks import check_seconds
 from threadsafe_timeout.checkpoint import _format
 from threadsafe_timeout.checkpoint._errors import CheckpointVersionError
 from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, MAGIC, STARTED
@@ -67,7 +68,7 @@ def _nothing(_: int) -> None:
 
 def verify(path: str | os.PathLike[str], progress: Progress = _nothing) -> Verification:
     """Check every line of a journal, one in memory at a time. Damage is listed, not raised."""
-    found = Verification(os.fspath(path))
+    found = Verification(os.fsdecode(path))
     with open_journal(found.path) as stream:
         for item in scan(stream):
             length = len(item.raw) + 1 if isinstance(item, Line) else item.length
@@ -87,7 +88,9 @@ def repair(path: str | os.PathLike[str], *, lock_timeout: float = 30.0, progress
 
     A journal without damage is left alone. A lost header is replaced; the journal then counts as of any configuration.
     """
-    name = os.path.realpath(os.fspath(path))
+    name = os.path.realpath(os.fsdecode(path))
+    lock_timeout = check_seconds("lock_timeout", lock_timeout)
+    open_journal(name).close()  # before a lock file is made beside what is no journal
     lock = JournalLock(name)
     with lock.held(lock_timeout):
         found = verify(name, progress)
@@ -103,10 +106,14 @@ def repair(path: str | os.PathLike[str], *, lock_timeout: float = 30.0, progress
 
 def compact(path: str | os.PathLike[str], *, lock_timeout: float = 30.0, progress: Progress = _nothing) -> Compaction:
     """Rewrite the journal with one line per key: its last outcome (or that it was started, if it has none)."""
-    name = os.path.realpath(os.fspath(path))
+    name = os.path.realpath(os.fsdecode(path))
+    lock_timeout = check_seconds("lock_timeout", lock_timeout)
+    open_journal(name).close()
     with JournalLock(name).held(lock_timeout):
         before = os.path.getsize(name)
         lines, wanted = _last_lines(name, progress)
+        if not lines:
+            raise CheckpointVersionError(name, None, "there is not one record in it: it is empty, or no checkpoint")
         kept = (line for line in _every_line(name) if line.offset in wanted)
         os.close(replace_file(name, lambda fd: _write_lines(fd, kept)))
         return Compaction(name, lines, len(wanted), before, os.path.getsize(name))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal
 
 from threadsafe_timeout import _clock
+from threadsafe_timeout._text import nearest
 from threadsafe_timeout.checkpoint import _disk, _spill
 from threadsafe_timeout.checkpoint._format import STARTED, Key
 from threadsafe_timeout.checkpoint._journal import Journal
@@ -19,6 +20,9 @@ from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
 __all__ = ["Resume", "finished_records", "open_run"]
 
 log = logging.getLogger("threadsafe_timeout.checkpoint")
+
+STATUSES = ("done", "failed", "timeout", "loop", "started")
+_TYPED = 0.85  # how like one of them a word is that was mistyped; "fail" is a word of somebody's own
 
 Resume = Literal["unfinished", "always", "never"]
 
@@ -49,22 +53,22 @@ def open_run(
     share a run, one of them decides and the others open the path with `resume="always"`.
     """
     if resume not in ("unfinished", "always", "never"):
-        raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}")
-    if isinstance(retry, str):
-        raise TypeError(f"retry is a collection of statuses, not the string {retry!r}: write {{{retry!r}}}")
-    CheckpointWriter.check(mode, lock_timeout)
+        meant = nearest(resume, ("unfinished", "always", "never"))
+        raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}{meant}")
+    check_retry(retry)
+    lock_timeout = CheckpointWriter.check(mode, lock_timeout, key, default)
     journal = Journal(path, config=config, durable=mode == "durable")
-    with journal.lock.held(lock_timeout):
+    with journal.lock.held_to_open(lock_timeout):
         if resume != "always":
             _make_room(journal, resume)
         journal.open()
     writer = CheckpointWriter.on(journal, key=key, lock_timeout=lock_timeout, default=default)
     try:
         loaded = load_checkpoint(journal.path, types=types)
+        return writer, finished_records(loaded, retry)
     except BaseException:
         writer.close()
         raise
-    return writer, finished_records(loaded, retry)
 
 
 def _make_room(journal: Journal, resume: Resume) -> None:
@@ -92,8 +96,28 @@ def _keep_aside(path: str) -> str:
     return aside
 
 
+def check_retry(retry: Collection[str] | None) -> None:
+    """Refuse what would be ignored: a word that is meant to be one of ours, and `done`, which never runs again.
+
+    Statuses of the program's own are any words; so only what is very near to one of ours is a mistake for it.
+    """
+    if retry is None:
+        return
+    if isinstance(retry, str):
+        raise TypeError(f"retry is a collection of statuses, not the string {retry!r}: write {{{retry!r}}}")
+    if not isinstance(retry, Collection) or not all(isinstance(word, str) for word in retry):
+        raise TypeError(f"retry is a collection of statuses, such as {{'failed', 'timeout'}}; got {retry!r}")
+    for word in sorted(retry):
+        if word == "done":
+            raise ValueError("retry names 'done', which never runs again; resume='never' begins afresh")
+        meant = "" if word in STATUSES else nearest(word, STATUSES, like=_TYPED)
+        if meant:
+            raise ValueError(f"retry names the status {word!r}, which nothing is saved with{meant}")
+
+
 def finished_records(loaded: Checkpoint, retry: Collection[str] | None = None) -> dict[Key, Record]:
     """The records that need not run again: those `done`, and those whose status is not in `retry` (None: all are)."""
+    check_retry(retry)
     return {
         key: record for key, record in loaded.items()
         if record.status == "done"

@@ -2,23 +2,42 @@
 
 What is forgiven is exactly what a kill or a power cut leaves: an incomplete **last** line (no newline at its end).
 A last line that is whole and only lacks its newline is a record like any other. Anything else is damage, and named.
+
+A reader takes no lock, so a writer may be at work meanwhile. Two things follow:
+
+- Of a line that is just being written a part may be there. What has no newline is therefore the end, as far as this
+  reading goes. To read on would give the rest of that line, which by itself looks like damage.
+- A writer may cut off what was not acknowledged (a torn line, or lines whose fsync failed) and write other lines
+  there, between two of the reader's reads. It then has the beginning of the old bytes and the end of the new ones.
+  So nothing is called damage before a second look at the same place has found the same bytes.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import UnsupportedOperation
+from itertools import islice
 from typing import IO, Any
 
-from threadsafe_timeout.checkpoint import _format
+from threadsafe_timeout.checkpoint import _disk, _format
 from threadsafe_timeout.checkpoint._errors import (
+    NO_JOURNAL,
     CheckpointCorrupt,
     CheckpointNotFound,
     CheckpointUnavailable,
     CheckpointVersionError,
 )
 
-__all__ = ["Damage", "Line", "intact_lines", "open_journal", "read_header", "scan"]
+__all__ = ["Damage", "Line", "intact_lines", "line_start", "open_journal", "read_header", "scan"]
+
+_BLOCK = 1 << 16
+
+
+_MANY = 100  # damaged places, from the beginning on, without one record between them: it was never a journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +63,67 @@ class Damage:
 def open_journal(path: str) -> IO[bytes]:
     """Open for reading; a missing or unreadable file is a `CheckpointUnavailable` that says what to do."""
     try:
+        # Before it is opened, which would wait for the other end of a pipe. And nobody must ever put a compacted
+        # journal in the place of a device.
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            raise CheckpointUnavailable(path, "read the checkpoint", errno.EINVAL, "Give the path of a regular file")
         return open(path, "rb", buffering=1 << 20)
+    except CheckpointUnavailable:
+        raise
     except FileNotFoundError as error:
         advice = "Check the path, and that an earlier run wrote a checkpoint there"
         raise CheckpointNotFound(path, "read the checkpoint", error.errno, advice) from error
     except OSError as error:
-        raise CheckpointUnavailable(path, "read the checkpoint", error.errno) from error
+        advice = "Give the path of a file" if error.errno == errno.EISDIR else ""
+        raise CheckpointUnavailable(path, "read the checkpoint", error.errno, advice) from error
 
 
 def scan(stream: IO[bytes]) -> Iterator[Line | Damage]:
-    """Every byte of the journal, as intact lines and damage, in file order."""
-    offset = 0
-    for number, chunk in enumerate(stream, 1):
-        complete = chunk.endswith(b"\n")
-        raw = chunk[:-1] if complete else chunk
-        if _format.is_intact(raw):
-            yield Line(number, offset, raw)
-        else:
-            yield from _damaged(number, offset, raw, complete)
-        offset += len(chunk)
+    """Every byte of the journal, as intact lines and damage, in file order. `stream` is at its beginning."""
+    offset, number, start = 0, 1, None
+    while True:
+        for chunk in stream:
+            complete = chunk.endswith(b"\n")
+            raw = chunk[:-1] if complete else chunk
+            if _format.is_intact(raw):
+                yield Line(number, offset, raw)
+            else:
+                start = _changed_since(stream, offset, chunk)
+                if start is not None:
+                    break
+                yield from _damaged(number, offset, raw, complete)
+            if not complete:
+                return
+            offset += len(chunk)
+            number += 1
+        if start is None:
+            return
+        stream.seek(0, os.SEEK_END)  # a seek within what is buffered would give the old bytes again
+        stream.seek(start)
+        offset, start = start, None
+
+
+def _changed_since(stream: IO[bytes], offset: int, chunk: bytes) -> int | None:
+    """Where to read on if the file was changed while `chunk` was read at `offset`; None if it is as it was read."""
+    try:
+        fd = stream.fileno()
+    except UnsupportedOperation:  # in memory
+        return None
+    start = line_start(fd, offset)
+    if start == offset and _disk.read(fd, len(chunk), offset) == chunk:
+        return None
+    return start
+
+
+def line_start(fd: int, size: int) -> int:
+    """Where the line that ends at `size` begins."""
+    while size > 0:
+        begin = max(size - _BLOCK, 0)
+        found = _disk.read(fd, size - begin, begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        size = begin
+    return 0
 
 
 def _damaged(number: int, offset: int, raw: bytes, complete: bool) -> Iterator[Line | Damage]:
@@ -98,10 +159,13 @@ def _damage(number: int, offset: int, raw: bytes, start: int, end: int) -> Damag
 
 def intact_lines(path: str, stream: IO[bytes], torn: list[Damage] | None = None) -> Iterator[Line]:
     """The intact lines of a journal. A torn last line goes to `torn`; other damage raises `CheckpointCorrupt`."""
-    for item in scan(stream):
+    items = scan(stream)
+    for item in items:
         if isinstance(item, Line):
             yield item
         elif not item.torn:
+            if item.line == 1 and not any(isinstance(other, Line) for other in islice(items, _MANY)):
+                raise CheckpointCorrupt(path, item.line, item.byte, NO_JOURNAL)
             raise CheckpointCorrupt(path, item.line, item.byte, item.reason)
         elif torn is not None:
             torn.append(item)

@@ -26,7 +26,7 @@ from typing import Any
 
 from threadsafe_timeout.checkpoint._errors import UnserializableResult
 
-__all__ = ["RecordedError", "class_name", "dumps", "loads"]
+__all__ = ["RecordedError", "class_name", "dumps", "loads", "one_line", "plain_json"]
 
 TAG = "$type"
 # Above this Python itself refuses to write an int in decimal (sys.set_int_max_str_digits), so it is written in hex.
@@ -37,6 +37,7 @@ _DEEPEST = 200
 # Without check_circular a cycle is a RecursionError, which is as good, and each call is cheaper.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 _encode_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 
 _NAMES = frozenset({str})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -88,11 +89,26 @@ def dumps(value: object, default: Default | None = None, name: str = "result") -
     return _to_bytes(_encode(converted), converted)
 
 
+def plain_json(value: object) -> bytes:
+    """What `Record.plain()` gives, tags and all, as one line of JSON in UTF-8."""
+    return _to_bytes(_encode(value), value)
+
+
 def _to_bytes(text: str, value: object) -> bytes:
+    if not text.isascii():
+        text = one_line(text)
     try:
         return text.encode()
     except UnicodeEncodeError:  # a lone surrogate: written as an escape, which JSON allows and Python reads back
         return _encode_ascii(value).encode()
+
+
+def one_line(text: str) -> str:
+    """JSON text without what ends a line for `str.splitlines` and its like in other languages, and not for JSON. (All
+    other such characters JSON has to escape anyway.) Outside its strings JSON has none of these."""
+    for raw, escaped in _LINE_ENDS:
+        text = text.replace(raw, escaped)
+    return text
 
 
 def _is_plain(value: object) -> bool:

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from threadsafe_timeout import _clock
+from threadsafe_timeout._checks import check_callable, check_seconds
+from threadsafe_timeout._text import nearest
 from threadsafe_timeout.checkpoint import _format, _spill
 from threadsafe_timeout.checkpoint._errors import (
     CheckpointClosed,
@@ -49,6 +51,7 @@ _PASSING = frozenset({
     errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ESTALE,
     errno.ETIMEDOUT,
 })  # fmt: skip
+_LARGEST = 10**4000  # as in _values
 _PAUSES = (0.05, 0.2, 0.5)  # seconds before each further try
 _IMPATIENT = 0.2  # seconds to wait for the lock while the journal is known to be unavailable
 
@@ -106,9 +109,9 @@ class CheckpointWriter:
         mode: Mode = "durable",
         default: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.check(mode, lock_timeout)
+        lock_timeout = self.check(mode, lock_timeout, key, default)
         journal = Journal(path, config=config, durable=mode == "durable")
-        with journal.lock.held(lock_timeout):
+        with journal.lock.held_to_open(lock_timeout):
             journal.open()
         self._begin(journal, key, lock_timeout, default)
 
@@ -118,12 +121,14 @@ class CheckpointWriter:
         return str(self._journal.header["run"])
 
     @staticmethod
-    def check(mode: str, lock_timeout: float) -> None:
-        """Refuse arguments that make no sense, naming them."""
+    def check(mode: str, lock_timeout: float, key: object, default: object) -> float:
+        """Refuse arguments that make no sense, naming them; the lock timeout as a number."""
         if mode not in ("durable", "fast"):
-            raise ValueError(f"mode must be 'durable' or 'fast', not {mode!r}")
-        if not lock_timeout >= 0:
-            raise ValueError(f"lock_timeout must be 0 or more seconds, not {lock_timeout!r}")
+            raise ValueError(f"mode must be 'durable' or 'fast', not {mode!r}{nearest(mode, ('durable', 'fast'))}")
+        for name, function in (("key", key), ("default", default)):
+            if function is not None:
+                check_callable(name, function)
+        return check_seconds("lock_timeout", lock_timeout)
 
     @classmethod
     def on(
@@ -202,6 +207,8 @@ class CheckpointWriter:
     def save_line(self, key: Any, result: object, status: str = "done") -> bytes:
         """`save`, and return the journal line that was written."""
         name = self._key_of(key)
+        if isinstance(status, str):
+            status = str.__str__(status)
         if not isinstance(status, str) or not status or status in _RESERVED:
             raise ValueError(f"status must be a word other than {', '.join(sorted(_RESERVED))}, not {status!r}")
         data = dumps(result, self._default)
@@ -250,8 +257,13 @@ class CheckpointWriter:
 
     def _key_of(self, key: Any) -> Key:
         name = key if self._key is None else self._key(key)
-        if isinstance(name, (str, int)) and not isinstance(name, bool):
-            return name
+        if isinstance(name, str):
+            return str.__str__(name)  # of an enum or another class of its own, which would come back as something else
+        if isinstance(name, int) and not isinstance(name, bool):
+            number = int.__int__(name)
+            if -_LARGEST < number < _LARGEST:
+                return number
+            raise ValueError("a checkpoint key of thousands of digits cannot be read back: make it a str")
         raise TypeError(
             f"a checkpoint key is a str or an int, not {type(name).__name__}: give the task's id, or open the writer "
             f"with key= (key=task_fingerprint makes one from the task's fields)"

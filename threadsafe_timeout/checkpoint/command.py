@@ -20,12 +20,15 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from typing import Any
 
+from threadsafe_timeout._checks import check_seconds, in_seconds
+from threadsafe_timeout._text import escaped, nearest, shown
 from threadsafe_timeout.checkpoint import _export
 from threadsafe_timeout.checkpoint._compare import compare
 from threadsafe_timeout.checkpoint._errors import CheckpointError
 from threadsafe_timeout.checkpoint._progress import progress_bar
 from threadsafe_timeout.checkpoint._records import Checkpoint, Record, load_checkpoint
 from threadsafe_timeout.checkpoint._repair import compact, repair, verify
+from threadsafe_timeout.checkpoint._run import STATUSES
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -43,15 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             made.add_argument("path", help="the checkpoint")
         return made
 
-    shown = action("show", _show, "counts by status, the slowest tasks, the errors")
-    shown.add_argument("-n", "--number", type=int, default=5, help="how many of the slowest and of the errors (5)")
+    show = action("show", _show, "counts by status, the slowest tasks, the errors")
+    show.add_argument("-n", "--number", type=_whole, default=5, help="how many of the slowest and of the errors (5)")
     action("verify", _verify, "check every line; exit status 1 if there is damage")
     for name, function, text in (
         ("repair", _repair, "keep every intact record; the damaged file is kept aside"),
         ("compact", _compact, "one line per key: its last outcome"),
     ):
         mended = action(name, function, text)
-        mended.add_argument("--lock-timeout", type=float, default=30.0, metavar="SECONDS",
+        mended.add_argument("--lock-timeout", type=_seconds, default=30.0, metavar="SECONDS",
                             help="how long to wait for a process that is writing (30)")
     formats = sorted({*_export.FORMATS, *_export.foreign_formats()})
     exported = action("export", _export_records, "write the last record of each key in another format")
@@ -68,27 +71,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compared.add_argument("b")
 
 
+def _seconds(text: str) -> float:
+    try:
+        return check_seconds("it", text)
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds >= 0{in_seconds(text)}") from None
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 0")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     function: Callable[[argparse.Namespace], int] = args.checkpoint_action
     try:
         return function(args)
     except CheckpointError as error:
-        sys.stderr.write(f"threadsafe-timeout: {error}\n")
+        _complain(error)
         return 1
     except BrokenPipeError:  # | head
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        sys.stderr.write(f"threadsafe-timeout: {error}\n")
+        _complain(error)
         return 1
 
 
 def _say(text: str) -> None:
-    # What a task's key or error holds may not be printable, nor fit the terminal's encoding, nor be harmless to it.
-    safe = "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+    """One line on standard output."""
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(safe.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.write(escaped(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _complain(problem: object) -> None:
+    sys.stderr.write(f"threadsafe-timeout: {escaped(str(problem))}\n")
 
 
 def _moment(seconds: float | None) -> str:
@@ -97,9 +116,12 @@ def _moment(seconds: float | None) -> str:
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
 def _load(path: str) -> Checkpoint:
-    size = os.path.getsize(path) if os.path.exists(path) else 0
-    with progress_bar(f"reading {path}", size) as advance:
+    with progress_bar(f"reading {path}", _size(path)) as advance:
         return load_checkpoint(path, progress=advance)
 
 
@@ -108,13 +130,16 @@ def _load(path: str) -> Checkpoint:
 
 def _show(args: argparse.Namespace) -> int:
     loaded = _load(args.path)
+    if loaded.run is None and not loaded:
+        _complain(f"{args.path}: there is not one record in it: it is empty, or no checkpoint")
+        return 1
     _say(f"{loaded.path}: run {loaded.run or '(unknown)'} begun {_moment(loaded.created)}, "
          f"{'ended' if loaded.ended else 'not ended'}")
     counts = loaded.counts()
-    width = max((len(status) for status in counts), default=0)
+    width = max((len(shown(status)) for status in counts), default=0)
     for status, count in counts.most_common():
         note = "  (in flight: no outcome was saved)" if status == "started" else ""
-        _say(f"  {status:{width}}  {count:>8}{note}")
+        _say(f"  {shown(status):{width}}  {count:>8}{note}")
     _say(f"  {'all':{max(width, 3)}}  {len(loaded):>8}")
     if loaded.torn is not None:
         _say(f"torn last line: {loaded.torn.length} bytes at byte {loaded.torn.byte}, never acknowledged")
@@ -131,7 +156,7 @@ def _show_slowest(loaded: Checkpoint, number: int) -> None:
     if slowest:
         _say("slowest:")
     for record in slowest:
-        _say(f"  {record.elapsed:10.3f} s  {record.status}  {record.key}  (attempt {record.attempt})")
+        _say(f"  {record.elapsed:10.3f} s  {shown(record.status)}  {shown(record.key)}  (attempt {record.attempt})")
 
 
 def _show_errors(loaded: Checkpoint, number: int) -> None:
@@ -139,12 +164,12 @@ def _show_errors(loaded: Checkpoint, number: int) -> None:
     found: dict[str, list[Record]] = {}
     for record in loaded.values():
         if record.status not in ("done", "started"):
-            found.setdefault(f"{record.status}: {_error_text(record)}", []).append(record)
+            found.setdefault(f"{shown(record.status)}: {_error_text(record)}", []).append(record)
     if found:
         _say("errors:")
     ranked = sorted(found.items(), key=lambda item: len(item[1]), reverse=True)
     for text, records in ranked[:number]:
-        _say(f"  {len(records):>8} × {text}  (first: {records[0].key})")
+        _say(f"  {len(records):>8} × {text}  (first: {shown(records[0].key)})")
     if len(ranked) > number:
         _say(f"  and {len(ranked) - number} other messages (-n {len(ranked)} shows them)")
 
@@ -165,7 +190,7 @@ def _error_text(record: Record) -> str:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    with progress_bar(f"checking {args.path}", os.path.getsize(args.path)) as advance:
+    with progress_bar(f"checking {args.path}", _size(args.path)) as advance:
         found = verify(args.path, advance)
     for item in found.damage:
         what = "forgiven" if item.torn else "damage"
@@ -176,7 +201,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _repair(args: argparse.Namespace) -> int:
-    with progress_bar(f"repairing {args.path}", os.path.getsize(args.path)) as advance:
+    with progress_bar(f"repairing {args.path}", _size(args.path)) as advance:
         done = repair(args.path, lock_timeout=args.lock_timeout, progress=advance)
     for item in done.damage:
         _say(f"left out: line {item.line}, byte {item.byte}: {item.reason} ({item.length} bytes)")
@@ -188,7 +213,7 @@ def _repair(args: argparse.Namespace) -> int:
 
 
 def _compact(args: argparse.Namespace) -> int:
-    with progress_bar(f"compacting {args.path}", os.path.getsize(args.path)) as advance:
+    with progress_bar(f"compacting {args.path}", _size(args.path)) as advance:
         done = compact(args.path, lock_timeout=args.lock_timeout, progress=advance)
     _say(f"{args.path}: {done.lines_before} → {done.lines_after} lines, {done.bytes_before} → {done.bytes_after} bytes")
     return 0
@@ -196,35 +221,40 @@ def _compact(args: argparse.Namespace) -> int:
 
 def _export_records(args: argparse.Namespace) -> int:
     loaded = _load(args.path)
+    for status in args.status or ():
+        there = loaded.counts()
+        if status not in there and status not in STATUSES:
+            words = ", ".join(map(shown, there)) or "none"
+            _complain(f"no record has the status {status!r}{nearest(status, [*there, *STATUSES])}; there are: {words}")
+            return 2
 
     def records() -> Iterator[Record]:
         return (record for record in loaded.values() if not args.status or record.status in args.status)
 
+    if args.output is not None and os.path.exists(args.output) and os.path.samefile(args.path, args.output):
+        _complain(f"{args.output} is the checkpoint itself: give another file with -o")
+        return 2
     write = _export.FORMATS.get(args.to) or _export.foreign_formats()[args.to]().write
-    binary = args.to == "parquet"
-    if args.output is None:
-        write(records, sys.stdout.buffer if binary else sys.stdout)
-        return 0
-    fresh = f"{args.output}.new-{os.getpid()}"
-    try:
-        with open(fresh, "wb") if binary else open(fresh, "w", encoding="utf-8", newline="") as stream:
-            count = write(records, stream)
-        os.replace(fresh, args.output)  # whole, or what was there stays
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(fresh)
-        raise
-    _say(f"{args.output}: {count} records")
+    count = _export.export(write, records, args.output, binary=args.to == "parquet")
+    if args.output is not None:
+        _say(f"{args.output}: {count} records")
+    left_out = sum(1 for _ in records()) - count
+    if left_out:
+        _complain(f"{left_out} records are not in it: {args.to} has no form for them")
     return 0
 
 
 def _import_records(args: argparse.Namespace) -> int:
+    wrong = [item for item in args.given if "=" not in item]
+    if wrong:
+        _complain(f"--set takes FIELD=VALUE, not {wrong[0]!r}")
+        return 2
     given = dict(item.partition("=")[::2] for item in args.given)
     read = _export.foreign_formats()[args.source]().read
     try:
         finished = list(read(args.files, **given))  # all of it first: a bad file must not leave half an import
     except ValueError as error:
-        sys.stderr.write(f"threadsafe-timeout: {error}\n")
+        _complain(error)
         return 1
     known = set(load_checkpoint(args.path)) if os.path.exists(args.path) else set()
     counts = {"added": 0, "known": 0}
@@ -244,13 +274,13 @@ def _import_records(args: argparse.Namespace) -> int:
 def _diff(args: argparse.Namespace) -> int:
     found = compare(_load(args.a), _load(args.b))
     for key in found.only_a:
-        _say(f"- {key}")
+        _say(f"- {shown(key)}")
     for key in found.only_b:
-        _say(f"+ {key}")
+        _say(f"+ {shown(key)}")
     for key, (old, new) in found.status.items():
-        _say(f"! {key}: {old} → {new}")
+        _say(f"! {shown(key)}: {shown(old)} → {shown(new)}")
     for key in found.result:
-        _say(f"~ {key}: another result")
+        _say(f"~ {shown(key)}: another result")
     _say(f"{found.same} the same, {len(found.result)} with another result, {len(found.status)} with another status, "
          f"{len(found.only_a)} only in {args.a}, {len(found.only_b)} only in {args.b}")
     return 1 if found else 0

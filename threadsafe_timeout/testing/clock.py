@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from threadsafe_timeout import _clock, _timer
+from threadsafe_timeout._checks import check_seconds
 from threadsafe_timeout._clock import Clock, SystemClock, Waitable
 
 __all__ = ["MockClock"]
@@ -34,6 +35,8 @@ class MockClock:
         self._base = self._base_real
         self._wall = self._real.time() - self._base
         self._rate = self._checked_rate(rate)
+        if autojump is not None:
+            autojump = check_seconds("autojump", autojump)
         self._waiting: list[tuple[float, int]] = []  # until when, and which thread
         self._quiet_since = self._base_real
         self.autojump = autojump
@@ -41,7 +44,7 @@ class MockClock:
 
     @staticmethod
     def _checked_rate(rate: float) -> float:
-        if not 0 <= rate < math.inf:
+        if isinstance(rate, (bool, str)) or not 0 <= rate < math.inf:
             raise ValueError(f"rate must be a finite number >= 0, got {rate!r}")
         return rate
 
@@ -73,8 +76,9 @@ class MockClock:
 
     def jump(self, seconds: float) -> None:
         """Move the time on by `seconds`. Returns when the deadlines that this lets pass have been acted upon."""
-        if not seconds >= 0:
+        if isinstance(seconds, (int, float)) and not seconds >= 0:
             raise ValueError(f"time goes forward only: seconds must be >= 0, got {seconds!r}")
+        seconds = check_seconds("seconds", seconds)
         with self._lock:
             self._rebase()
             self._base += seconds

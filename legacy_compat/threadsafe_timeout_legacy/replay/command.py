@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import MissingExtraError
+from threadsafe_timeout._files import why_not_writable
 from threadsafe_timeout_legacy.replay import _plan
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     # with --json -, stdout belongs to the JSON
     console = Console(stderr=str(arguments.json) == "-", highlight=False)
     try:
+        _check_files(arguments)
         with ExitStack() as cleanup:
             cleanup.enter_context(_ending_on_terminate())
             folder = arguments.source or _replayed(arguments, console, cleanup)
@@ -79,6 +81,23 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         sys.stderr.write(f"replay: {error}\n")
         return 2
+
+
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Before the run, not after it."""
+    for name, path in (("--html", arguments.html), ("--json", arguments.json)):
+        if path is not None and (name, str(path)) != ("--json", "-"):
+            problem = why_not_writable(path)
+            if problem is not None:
+                raise ValueError(f"{name}: {path} cannot be written: {problem}")
+    if arguments.html is not None and arguments.html == arguments.json:
+        raise ValueError(f"--html and --json name one file, {arguments.html}")
+    if arguments.source is not None:
+        without = [field.name for field in fields(_plan.Plan) if getattr(arguments, field.name) is not None]
+        without += [name for name in ("quick", "keep") if getattr(arguments, name)]
+        if without:
+            name = without[0].replace("_", "-")
+            raise ValueError(f"--from shows a replay that was kept: --{name} does nothing with it")
 
 
 def plan_of(arguments: argparse.Namespace) -> _plan.Plan:

@@ -11,6 +11,8 @@ import random
 import re
 from collections.abc import Mapping
 
+from threadsafe_timeout._text import nearest
+
 __all__ = ["BEHAVIOURS", "Deck", "parse_mix"]
 
 BEHAVIOURS: Mapping[str, str] = {
@@ -47,7 +49,8 @@ def check_mix(mix: Mapping[str, int]) -> dict[str, int]:
     """A copy of `mix`, checked: known behaviours, whole weights, at least one above zero."""
     unknown = [name for name in mix if name not in BEHAVIOURS]
     if unknown:
-        raise ValueError(f"unknown behaviour {unknown[0]!r} in the mix; known: {', '.join(BEHAVIOURS)}")
+        meant = nearest(unknown[0], BEHAVIOURS)
+        raise ValueError(f"unknown behaviour {unknown[0]!r} in the mix{meant}; known: {', '.join(BEHAVIOURS)}")
     if any(isinstance(weight, bool) or not isinstance(weight, int) or weight < 0 for weight in mix.values()):
         raise ValueError(f"the weights of a mix are whole numbers, zero or more: {dict(mix)!r}")
     if not any(mix.values()):

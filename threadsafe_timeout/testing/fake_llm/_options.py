@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from threadsafe_timeout._checks import check_seconds, check_whole
 from threadsafe_timeout.testing.fake_llm._mix import BEHAVIOURS, Deck, parse_mix
 
 __all__ = ["TASK_PATTERN", "ServerOptions", "add_arguments", "from_arguments"]
@@ -39,14 +40,16 @@ class ServerOptions:
     def __post_init__(self) -> None:
         Deck(self.mix, self.seed, self.tasks)
         for name, seconds in (("minute", self.minute), ("deadline", self.deadline)):
+            if seconds is not None:
+                check_seconds(name, seconds)
             if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
                 raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
         for name, choice in (("classifier", self.classifier), ("embeddings", self.embeddings)):
             if choice not in ("good", "hang"):
                 raise ValueError(f"{name} must be 'good' or 'hang', not {choice!r}")
-        if not 0 <= self.port <= 65535:
+        if not 0 <= check_whole("port", self.port) <= 65535:
             raise ValueError(f"port must be between 0 and 65535, not {self.port}")
-        if self.storm is not None and self.storm < 1:
+        if self.storm is not None and check_whole("storm", self.storm) < 1:
             raise ValueError(f"storm must be at least 1 request, not {self.storm}")
         try:
             groups = re.compile(self.task_pattern).groups

@@ -138,7 +138,10 @@ def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
             loop.remove_reader(0)
             stop.set()
 
-    loop.add_reader(0, readable)
+    try:
+        loop.add_reader(0, readable)
+    except OSError:  # a file or /dev/null, which nobody can wait for: it is at its end
+        stop.set()
 
 
 async def _serve(options: ServerOptions, until_stdin_closes: bool, announce: IO[str]) -> None:

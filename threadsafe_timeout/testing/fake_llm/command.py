@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from threadsafe_timeout._errors import MissingExtraError
+from threadsafe_timeout._files import why_not_writable
 from threadsafe_timeout.testing.fake_llm import _options
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -32,6 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
         options = _options.from_arguments(arguments)
     except ValueError as error:
         sys.stderr.write(f"fake-llm: {error}\n")
+        return 2
+    problem = why_not_writable(options.log) if options.log not in (None, "-") else None
+    if problem is not None:
+        sys.stderr.write(f"fake-llm: --log: {options.log} cannot be written: {problem}\n")
         return 2
     try:
         from threadsafe_timeout.testing.fake_llm._server import serve

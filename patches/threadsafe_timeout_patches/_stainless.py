@@ -1,0 +1,50 @@
+"""The clients of openai and anthropic, which one generator (Stainless) makes: both have a `request` that tries, backs
+off and tries again, on httpx or httpx2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from threadsafe_timeout import _scope
+from threadsafe_timeout._install import Patching
+from threadsafe_timeout_patches import _llm_call
+from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
+
+__all__ = ["apply"]
+
+_ENTRIES = (
+    Entry(("request",), "SyncAPIClient"),
+    Entry(("request",), "AsyncAPIClient", "async call"),
+)
+
+
+def apply(module: ModuleType, patching: Patching) -> None:
+    """Patch `_base_client` of openai or anthropic."""
+    http = getattr(module, "httpx2", None) or module.httpx
+
+    def error(client: Any, _args: object, _kwargs: object) -> Callable[[], Exception]:
+        # No header and no body: only where the request went.
+        return lambda: module.APITimeoutError(request=http.Request("POST", str(client.base_url)))
+
+    patch_entries(module, patching, _ENTRIES, error)
+    patching.wrap_object(module.BaseClient, "_calculate_retry_timeout", _back_off)
+
+
+def _back_off(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """How long the client waits before its next attempt; ends the call if the server asks for more than is left."""
+    seconds = wrapped(*args, **kwargs)
+    call = _llm_call.current()
+    left = _scope.time_remaining()
+    if call is None or left == math.inf:
+        return seconds
+    headers = args[2] if len(args) > 2 else kwargs.get("response_headers")
+    asked = client._parse_retry_after_header(headers)  # the client itself disregards a long one, and asks in vain
+    if asked is not None and asked > left:
+        call.give_up(f"the server asks to wait {asked:.0f} s (Retry-After), and only {left:.1f} s are left")
+    elif seconds >= left:
+        call.give_up(f"the next attempt would be in {seconds:.1f} s, and only {left:.1f} s are left")
+    _llm_call.refuse_after_deadline()
+    return seconds

@@ -1,0 +1,251 @@
+"""Looking at another thread's frames leaves nothing of its to the thread that looks."""
+
+import gc
+import sys
+import threading
+
+import pytest
+
+from threadsafe_timeout import _alarm, _frames, _interrupt, _task, _timer, deadline, move_on_after
+from threadsafe_timeout._frames import frames_of_others
+
+BOUND = 30.0
+needs_interrupt = pytest.mark.skipif(_interrupt.support().mechanism is None, reason=_interrupt.support().detail)
+
+
+class Watched:
+    """Says in which thread it is finalised, and may take its time there."""
+
+    def __init__(self, blocks=False):
+        self.died, self.free, self.where = threading.Event(), threading.Event(), []
+        self.token = _Token(self, blocks)
+
+    def hand_out(self):
+        token, self.token = self.token, None
+        return token
+
+
+class _Token:
+    def __init__(self, watched, blocks):
+        self.watched, self.blocks = watched, blocks
+
+    def __del__(self):
+        self.watched.where.append(threading.get_ident())
+        self.watched.died.set()
+        if self.blocks:
+            self.watched.free.wait(BOUND)
+
+
+def holds(watched, go_on, ready=lambda: None):
+    """Has the token in a local variable, and returns when it is told to."""
+    token = watched.hand_out()
+    ready()
+    while not go_on.is_set():
+        pass
+    return bool(token)
+
+
+@pytest.fixture
+def thread():
+    """Starts threads that end with the test."""
+    threads = []
+
+    def start(function):
+        threads.append(threading.Thread(target=function, daemon=True))
+        threads[-1].start()
+        return threads[-1]
+
+    yield start
+    for one in threads:
+        one.join(BOUND)
+        assert not one.is_alive()
+
+
+@pytest.mark.parametrize("depth", [0, 1, 5])
+def test_what_returns_while_it_is_looked_at_is_finalised_elsewhere(depth, thread):
+    watched, ready, go_on = Watched(), threading.Event(), threading.Event()
+
+    def nested(levels):
+        if levels:
+            nested(levels - 1)
+        else:
+            ready.set()
+            while not go_on.is_set():
+                pass
+
+    def run():
+        token = watched.hand_out()
+        nested(depth)
+        del token
+
+    def outermost():
+        call_and_return(run)
+
+    def call_and_return(function):
+        function()
+
+    def look(frame):
+        walked = []
+        while frame is not None:
+            walked.append(frame)
+            frame = frame.f_back
+        go_on.set()
+        looked_at.join(BOUND)  # all of it has returned
+        return len(walked)
+
+    looked_at = thread(outermost)
+    assert ready.wait(BOUND)
+    with frames_of_others(looked_at.ident) as frames:
+        assert look(frames[looked_at.ident]) > depth
+    assert watched.died.wait(BOUND)
+    assert threading.get_ident() not in watched.where
+
+
+def test_what_still_runs_is_finalised_in_its_own_thread(thread):
+    watched, ready, go_on = Watched(), threading.Event(), threading.Event()
+    looked_at = thread(lambda: holds(watched, go_on, ready.set))
+    assert ready.wait(BOUND)
+    with frames_of_others(looked_at.ident) as frames:
+        assert looked_at.ident in frames
+    assert not _frames._orphans
+    ident = looked_at.ident
+    go_on.set()
+    assert watched.died.wait(BOUND)
+    assert watched.where == [ident]
+
+
+def test_looking_leaves_no_references():
+    import _thread
+
+    ready, go_on = _thread.allocate_lock(), _thread.allocate_lock()
+    ready.acquire(), go_on.acquire()
+    tops = []
+
+    def run():
+        tops.append(sys._getframe())
+        ready.release()
+        go_on.acquire()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.acquire()
+    before = sys.getrefcount(tops[0])
+    for _ in range(3):
+        with frames_of_others(thread.ident) as frames:
+            assert frames
+    after = sys.getrefcount(tops[0])
+    go_on.release()
+    thread.join()
+    assert after == before
+
+
+@needs_interrupt
+@pytest.mark.parametrize("blocks", [False, True])
+def test_the_timer_thread_runs_no_finaliser_of_what_it_interrupts(blocks, monkeypatch, thread):
+    """The function returns while the timer thread has its frame; the finaliser of a local variable may even block."""
+    watched, looked, returned = Watched(blocks), threading.Event(), threading.Event()
+    wants = _interrupt.Target.wants
+    mine = []
+
+    def slow(target, frame, now):
+        if target.ident in mine and frame.f_code is holds.__code__ and not looked.is_set():
+            looked.set()
+            returned.wait(BOUND)
+        return wants(target, frame, now)
+
+    monkeypatch.setattr(_interrupt.Target, "wants", slow)
+
+    def run():
+        mine.append(threading.get_ident())
+        with move_on_after(0.005):
+            holds(watched, looked)
+            returned.set()
+            while True:
+                pass
+
+    thread(run)
+    assert watched.died.wait(BOUND)
+    assert threading.get_ident() not in watched.where
+    assert _timer._thread.ident not in watched.where
+    with pytest.raises(TimeoutError), deadline(0.005):  # other deadlines are kept, whatever the finaliser does
+        while True:
+            pass
+    watched.free.set()
+
+
+def test_nor_does_who_looks_where_a_thread_is_stuck(monkeypatch, thread):
+    watched, ready, go_on = Watched(), threading.Event(), threading.Event()
+    looked_at = thread(lambda: holds(watched, go_on, ready.set))
+    assert ready.wait(BOUND)
+    users_frame = _task.users_frame
+
+    def slow(frame):
+        found = users_frame(frame)
+        go_on.set()
+        looked_at.join(BOUND)
+        return found
+
+    monkeypatch.setattr(_task, "users_frame", slow)
+    where, stack = _task.thread_position(looked_at.ident)
+    assert where[0] == __file__
+    assert "holds" in stack
+    assert watched.died.wait(BOUND)
+    assert threading.get_ident() not in watched.where
+
+
+def test_nor_does_an_alarm_that_asks_whether_it_has_outlived_its_thread(monkeypatch, thread):
+    watched, ready, go_on = Watched(), threading.Event(), threading.Event()
+    looked_at = thread(lambda: holds(watched, go_on, ready.set))
+    assert ready.wait(BOUND)
+
+    class Alarm(_alarm.Alarm):
+        def __init__(self):
+            self._thread, self._armed_in = looked_at.ident, ()
+
+        def _reaches(self, frame):
+            go_on.set()
+            looked_at.join(BOUND)
+            return super()._reaches(frame)
+
+    assert not Alarm()._has_outlived()  # the thread has moved on
+    assert watched.died.wait(BOUND)
+    assert threading.get_ident() not in watched.where
+
+
+def test_without_a_thread_for_it_the_next_look_finishes(monkeypatch, thread):
+    watched, ready, go_on = Watched(), threading.Event(), threading.Event()
+    looked_at = thread(lambda: holds(watched, go_on, ready.set))
+    assert ready.wait(BOUND)
+
+    def none_to_be_had(self):
+        raise RuntimeError("can't start new thread")
+
+    def look(frame):
+        go_on.set()
+        looked_at.join(BOUND)
+        return frame.f_lasti
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_frames.DaemonThread, "start", none_to_be_had)
+        with frames_of_others(looked_at.ident) as frames:
+            look(frames[looked_at.ident])
+    assert not watched.died.is_set()
+    with frames_of_others():
+        pass
+    assert watched.died.wait(BOUND)
+    assert threading.get_ident() not in watched.where
+    assert gc.isenabled()
+
+
+def test_without_the_gil_no_frame_is_looked_at(monkeypatch, thread):
+    """A thread that runs on meanwhile may free what is looked at."""
+    watched, ready, go_on = Watched(), threading.Event(), threading.Event()
+    looked_at = thread(lambda: holds(watched, go_on, ready.set))
+    assert ready.wait(BOUND)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    with frames_of_others(looked_at.ident) as frames:
+        assert not frames
+    assert _task.thread_position(looked_at.ident) == (None, "")
+    go_on.set()
+    assert watched.died.wait(BOUND)
+    assert watched.where == [looked_at.ident]
