@@ -61,7 +61,9 @@ def quiet(**kwargs: object) -> subprocess.Popen[bytes]:
 
 
 def lines():
-    for _ in popen(SLEEP).stdout if not stuck.set() else ():
+    child = popen(SLEEP)
+    stuck.set()
+    for _ in child.stdout:
         pass
 
 
