@@ -71,7 +71,8 @@ def by_http_client(url):
     connection = http.client.HTTPConnection(url.split("/")[2])
     try:
         connection.request("GET", "/")
-        return connection.getresponse().read()
+        with connection.getresponse() as response:
+            return response.read()
     finally:
         connection.close()
 

@@ -517,3 +517,31 @@ def test_json_that_is_preceded_by_white_space_is_late_all_the_same():
         with pytest.raises(openai.APITimeoutError) as caught:
             ask(OpenAI(peer.url, max_retries=0), "sync")
         assert_timed_out(caught.value, "llm_idle_content")
+
+
+def test_what_a_call_has_left_to_a_task_of_its_own_may_sleep_for_longer_than_it():
+    """As litellm's logging does: only the client itself is at an end if it sleeps for too long."""
+    slept = []
+
+    async def on_the_side():
+        slept.append("begun")
+        await asyncio.sleep(3000)
+
+    async def good_call(peer):
+        async with openai.AsyncOpenAI(base_url=peer.url, api_key="unused") as client:
+            sent = client._client.send
+
+            async def send(*args, **kwargs):
+                task = asyncio.create_task(on_the_side())
+                await asyncio.sleep(0)
+                try:
+                    return await sent(*args, **kwargs)
+                finally:
+                    task.cancel()
+
+            client._client.send = send
+            return [event async for event in await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)]
+
+    with Peer(events_of(CHUNK, DONE)) as peer, limits(llm_timeout=30):
+        assert len(asyncio.run(good_call(peer))) == 1
+        assert slept == ["begun"]

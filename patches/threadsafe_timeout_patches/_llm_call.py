@@ -19,11 +19,13 @@ returned.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Any
 
 from threadsafe_timeout import _scope
@@ -46,7 +48,7 @@ class Call:
 
     __slots__ = (
         "_make_error", "_scope", "answered", "carried", "first_byte", "idle_content", "is_llm", "limit", "too_long",
-        "until", "why",
+        "until", "why", "worker",
     )  # fmt: skip
 
     def __init__(self, limit: float | None, make_error: Callable[[], Exception], *, is_llm: bool) -> None:
@@ -61,6 +63,7 @@ class Call:
         self.carried = False  # whoever sends for the call limits the body already; what it sends through need not
         self.why: str | None = None  # the present attempt was ended, because
         self.too_long: str | None = None  # all of it was ended before its time, because
+        self.worker: object = None  # the thread (its ident) or the asyncio task that the client works in
 
     @property
     def has_only_a_total(self) -> bool:
@@ -148,10 +151,13 @@ def current() -> Call | None:
     return None if call is None or call.answered else call
 
 
-def refuse_long_wait(seconds: float) -> None:
-    """End the call at hand if it is about to sleep until too late: that is how clients wait for their next attempt."""
+def refuse_long_wait(seconds: float, worker: object) -> None:
+    """End the call at hand if it is about to sleep until too late: that is how clients wait for their next attempt.
+
+    What `worker`, a thread or a task, does for the call on the side (litellm logs in tasks of its own) may sleep on.
+    """
     call = current()
-    if call is not None and 0 < (left := _scope.time_remaining()) <= seconds:
+    if call is not None and call.worker == worker and 0 < (left := _scope.time_remaining()) <= seconds:
         call.give_up(f"the next attempt would be in {seconds:.1f} s, and only {left:.1f} s are left")
 
 
@@ -168,7 +174,7 @@ def _run(call: Call, function: _Function, args: tuple[Any, ...], kwargs: dict[st
     if around is call and not call.answered:
         return function(*args, **kwargs)
     _current.set(call)
-    call.answered = False
+    call.answered, call.worker = False, get_ident()
     try:
         with call.scope() as scope:
             call.until = scope.deadline
@@ -192,7 +198,7 @@ async def run_async(call: Call, function: _Function, *args: Any, **kwargs: Any) 
     if around is call and not call.answered:
         return await function(*args, **kwargs)
     _current.set(call)
-    call.answered = False
+    call.answered, call.worker = False, _task()
     try:
         with call.scope() as scope:
             call.until = scope.deadline
@@ -208,6 +214,13 @@ async def run_async(call: Call, function: _Function, *args: Any, **kwargs: Any) 
         call.answered = True
         _current.set(around)
     raise call.used_up()
+
+
+def _task() -> object:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # another event loop
+        return None
 
 
 def _each(call: Call, steps: Generator[Any, Any, Any]) -> Iterator[Any]:

@@ -69,7 +69,7 @@ def _patch_sleep(module: ModuleType, patching: Patching) -> None:
     @functools.wraps(original)
     async def sleep(delay: float, result: Any = None) -> Any:
         if _llm_call.current() is not None:
-            _llm_call.refuse_long_wait(delay)
+            _llm_call.refuse_long_wait(delay, module.current_task())
         return await original(delay, result)
 
     patching.replace(module, "sleep", sleep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from types import ModuleType
 from typing import Any
 
@@ -38,7 +39,7 @@ def _sleep_in_scope(original: Any, seconds: Any) -> None:
     if not 0 <= number < _LONGEST:
         original(seconds)  # a mistake, which it names; or longer than anybody lives
         return
-    _llm_call.refuse_long_wait(number)
+    _llm_call.refuse_long_wait(number, get_ident())
     _scope.raise_if_cancelled()
     if number:
         wait(held_lock(), float(number))

@@ -32,6 +32,7 @@ STREAMS = [way for way in WAYS if "stream" in way[1]]
 
 # What the clients leave to the collector, and what they say of each other, is not what is tested here.
 pytestmark = [
+    pytest.mark.timeout(300),  # the first one pays for imports of tens of seconds
     pytest.mark.filterwarnings("default::ResourceWarning"),
     pytest.mark.filterwarnings("default::DeprecationWarning"),
     pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning"),
