@@ -75,6 +75,7 @@ def methods(original: type, new: type) -> Iterator[tuple[str, Any, Any]]:
             yield f".{name}", getattr(original, name), getattr(new, name)
 
 
+@pytest.mark.timeout(300)  # it imports all that there is a patch for
 def test_every_call_of_the_original_is_one_of_what_replaces_it() -> None:
     everything = list(owners())
     before = {label: (owner, dict(vars(owner))) for label, owner in everything}
