@@ -181,9 +181,9 @@ _logger = logging.getLogger("threadsafe_timeout")
 def pursue(scope: CancelScope, *, woken: bool = False) -> None:
     """Start interrupting the thread that is inside `scope`, which has just been cancelled; a moment later if it was
     `woken` from a call that raises by itself: in most cases there is nothing left to do then."""
-    prepare()
-    if _mechanism is None:
+    if support().mechanism is None:
         return
+    prepare()
     now = _clock.monotonic()
     with _timer.lock:
         if scope._frame is None and not scope._armed_in:
