@@ -293,20 +293,21 @@ def test_a_forked_child_has_none():
 @pytest.mark.parametrize("pool", ["", "from threadsafe_timeout import ThreadPoolExecutor; ThreadPoolExecutor(1).submit(int).result()\n"])
 def test_the_exit_waits_for_those_that_are_no_daemons(pool: str):
     ended = run_program(
-        "import time\nfrom threadsafe_timeout import Timer\n" + pool +
-        "def late(n): time.sleep(0.05); print('ran', n, flush=True)\n"
+        "import os, time\nfrom threadsafe_timeout import Timer\n" + pool +
+        "def late(n): time.sleep(0.05); os.write(1, b'ran %d\\n' % n)\n"
         "def fails(): raise ValueError('told')\n"
         "for n in range(3): Timer(0.1, late, [n]).start()\n"
         "Timer(0.1, fails).start()\n"
-        "never = Timer(0.2, late, ['daemon']); never.daemon = True; never.start()\n"
-        "gone = Timer(1000, late, ['cancelled']); gone.start(); Timer(0.15, gone.cancel).start()\n"
-        "far = Timer(1000, late, ['daemon']); far.daemon = True; far.start()\n"
+        "never = Timer(0.2, late, [7]); never.daemon = True; never.start()\n"
+        "gone = Timer(1000, late, [8]); gone.start(); Timer(0.15, gone.cancel).start()\n"
+        "far = Timer(1000, late, [9]); far.daemon = True; far.start()\n"
         "print('end', flush=True)\n"
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.split("\n")
     assert {"end", "ran 0", "ran 1", "ran 2"} <= set(lines)
-    assert "cancelled" not in ended.stdout
+    assert "ran 8" not in ended.stdout
+    assert "ran 9" not in ended.stdout
     assert "ValueError: told" in ended.stderr
 
 
