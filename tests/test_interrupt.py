@@ -7,6 +7,8 @@ import dis
 import importlib
 import itertools
 import logging
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ from threadsafe_timeout import (
     _interrupt,
     _timer,
     deadline,
+    doctor,
     move_on_after,
     shield,
 )
@@ -705,3 +708,43 @@ def test_a_call_with_as_many_arguments_as_aexit_gets_does_not_end_an_async_with(
     calls = [offset for offset, following in mapped.next.items() if following in exits and "CALL" in mapped.names[offset]]
     assert calls
     assert {mapped.verdict(offset, calling=False) for offset in calls} == {Verdict.NEVER}
+
+
+@pytest.mark.parametrize(("version", "words"), [((3, 99), "not proven on CPython 3.99"), ((3, 15), "not proven yet")])
+def test_doctor_says_how_far_a_version_is_proven(version, words, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (*version, 0))
+    found = doctor.examine()["interrupt"]
+    assert words in found["detail"]
+    assert (found["mechanism"] is None) == (version > (3, 15))
+    assert words in doctor.report()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="there is no JIT, or none that matters")
+def test_with_the_jit_on_what_is_not_interrupted_is_abandoned():
+    """And `doctor` says so, where it happens."""
+    program = """if True:
+        import sys
+        from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor, _interrupt
+        if not sys._jit.is_enabled():
+            print("no JIT"); raise SystemExit
+        def one_line():
+            while True: pass
+        def lines():
+            counted = 0
+            while True:
+                counted += 1
+        with ThreadPoolExecutor(1, task_timeout=0.1, grace=0.1) as pool:
+            for function in (lines, one_line, lines):
+                assert isinstance(pool.submit(function).exception(), DeadlineExceeded)
+            assert pool.submit(len, "abc").result() == 3
+            abandoned = pool.stats()["abandoned"]
+        assert abandoned <= ("the JIT is on" in _interrupt.support().detail), abandoned
+        print("abandoned")
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHON_JIT": "1"}, capture_output=True, text=True,
+        timeout=50, check=False,
+    )  # fmt: skip
+    if ran.stdout == "no JIT\n":
+        pytest.skip("this build has no JIT")
+    assert ran.stdout == "abandoned\n", ran.stderr
