@@ -594,8 +594,10 @@ class Crew:
         with self.lock:
             self.closed, self.open = True, False
             self.shut_down = self.shut_down or not by_exit
-            # The oldest tasks are as good as begun: workers that were woken or started for them are on their way.
-            on_their_way = len(self.starting) + (self.woken is not None)
+            # The oldest tasks are as good as begun: workers that were woken or started for them are on their way, up to
+            # the moment when they have one in their hand (which they take without the lock).
+            coming = [worker for worker in self.workers if not worker.hand and worker not in self.retiring]
+            on_their_way = sum(worker not in self.idle or worker is self.woken for worker in coming)
             pending = list(islice(self.tasks, on_their_way, None)) if cancel_pending else []
             for worker in self.idle:
                 release(worker.wake)
