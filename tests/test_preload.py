@@ -65,6 +65,10 @@ def test_a_child_that_is_forked_meanwhile_can_load_it_too():
         import threadsafe_timeout
         from threadsafe_timeout import DeadlineExceeded, deadline
         def child():
+            grandchild = os.fork()
+            if not grandchild:
+                os._exit(0)
+            os.waitpid(grandchild, 0)
             try:
                 with deadline(0.05):
                     while True:

@@ -633,7 +633,7 @@ def works_on(until):
 
 @forks
 def test_a_process_forked_inside_a_scope_outlives_its_deadline():
-    token = _llm_call._current.set(_llm_call.Call(Exception, lambda: None))
+    token = _llm_call._current.set(_llm_call.Call(None, Exception, is_llm=True))
     try:
         with move_on_after(LONG), move_on_after(0.1) as scope:
             _timer.settle(LONG)

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout import _clock
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._settings import settings
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scope import CancelScope
@@ -58,7 +57,11 @@ def configure(*, grace: float | None) -> None:
 
 def grace_seconds() -> float:
     """The grace of scopes that have none of their own."""
-    return settings().grace if _grace is None else _grace
+    if _grace is not None:
+        return _grace
+    from threadsafe_timeout._settings import settings  # with what it needs, so not before the first cancellation
+
+    return settings().grace
 
 
 class CleanUp:

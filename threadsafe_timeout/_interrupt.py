@@ -186,6 +186,7 @@ def pursue(scope: CancelScope, *, woken: bool = False) -> None:
     """Start interrupting the thread that is inside `scope`, which has just been cancelled; a moment later if it was
     `woken` from a call that raises by itself: in most cases there is nothing left to do then."""
     if support().mechanism is None:
+        _tell_once()
         return
     prepare()
     now = _clock.monotonic()
@@ -204,14 +205,10 @@ def pursue(scope: CancelScope, *, woken: bool = False) -> None:
 def prepare() -> None:
     """Load the mechanism, if there is one."""
     global _mechanism
-    if _mechanism is not None:
-        return
-    if support().mechanism is None:
-        _tell_once()
-        return
-    made = _make_mechanism()
-    with _timer.lock:
-        _mechanism = _mechanism or made
+    if _mechanism is None and support().mechanism is not None:
+        made = _make_mechanism()
+        with _timer.lock:
+            _mechanism = _mechanism or made
 
 
 def _tell_once() -> None:

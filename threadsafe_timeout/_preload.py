@@ -13,7 +13,7 @@ import sys
 import threading
 from importlib import import_module
 
-__all__ = ["load_next", "wanted"]
+__all__ = ["have_forks_wait", "load_next", "wanted"]
 
 # By name: they stand above the timer, which does not know them. From the ground up, so that each is a short step.
 _MODULES = [
@@ -45,12 +45,9 @@ def load_next() -> None:
             wanted = False
 
 
-def _after_fork_in_child() -> None:
-    global _loading
-    _loading = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    # Taken before the timer's lock, because what is registered last comes first, and this is imported by the timer's
-    # module after all it has registered: the thread that loads may need the timer's lock.
-    os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_after_fork_in_child)
+def have_forks_wait() -> None:
+    """To be called once the timer has registered its own lock: what is registered last is taken first, and the thread
+    that loads, holding this one, may want the timer's."""
+    if hasattr(os, "register_at_fork"):
+        # Given back in the child too, which may fork in its turn.
+        os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)

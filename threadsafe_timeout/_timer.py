@@ -350,3 +350,4 @@ def _survives_fork(callback: Any) -> bool:
 if hasattr(os, "register_at_fork"):
     # Taken before and given back after: the child never inherits a heap caught in the middle of a change.
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=_after_fork_in_child)
+_preload.have_forks_wait()

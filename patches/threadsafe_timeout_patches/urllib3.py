@@ -85,8 +85,8 @@ def _say_which_timeout(module: ModuleType, patching: Patching) -> None:
                 _llm_call.explained(exc, cause.call.reason())
             raise
 
-    def error_catcher(response: Any) -> Any:
-        catcher = original(response)
+    def error_catcher(response: Any, *args: Any, **kwargs: Any) -> Any:
+        catcher = original(response, *args, **kwargs)
         file = getattr(getattr(response, "_fp", None), "fp", None)
         # Only where a body has a limit: this is called at every read.
         return explaining(catcher) if getattr(type(file), "has_a_limit", False) else catcher
