@@ -247,7 +247,8 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         - tasks: `submitted`, `pending`, and by how they ended: `completed`, `failed` (also one that never started, when
           its deadline passed before), `cancelled` (before it started), `abandoned` (given up: its thread is stuck).
           When the pool is at rest these four add up to `submitted`; in between, a task may be on its way;
-        - `late`: abandoned tasks that ended after all; `respawned`: workers that died and were replaced.
+        - `late`: abandoned tasks that ended after all; `respawned`: workers that died and were replaced;
+        - `loops`: loops of conversations that a guard ended in this pool's tasks.
         """
         return self._crew.stats()
 

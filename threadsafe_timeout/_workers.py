@@ -156,7 +156,7 @@ class Crew:
         self.broken: str | None = None
         self._threads_named = 0
         self.submitted = self.completed = self.failed = self.cancelled = self.given_up = 0
-        self.late_outcomes = self.respawned = 0
+        self.late_outcomes = self.respawned = self.loops = 0
         _exit.crews.add(self)
 
     def _make_locks(self) -> None:
@@ -642,6 +642,7 @@ class Crew:
                 "abandoned_alive": self.abandoned_alive(),
                 "late": self.late_outcomes,
                 "respawned": self.respawned,
+                "loops": self.loops,
             }
 
     def after_fork_in_child(self) -> None:

@@ -10,6 +10,7 @@ again, on httpx or httpx2. A client's own `timeout` is per read and per attempt.
   a stream to the program it cannot, and the error is raised there.
 - An attempt is not waited for if the wait is longer than what is left: of the total, or of a scope around.
 - The error is the client's own timeout class. A scope around that ends first wins.
+- Inside a scope the guard looks at the conversation that is sent and at the answer: see `_guard.client`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._guard.client import guard_of_request
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout._settings import settings
 
@@ -87,6 +89,9 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
 
     def request(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = begin(client)
+        guard = None if _scope.current_scope() is None else guard_of_request(_body(args, kwargs))
+        if guard is not None:
+            guard.asks(_body(args, kwargs))
         around = current()
         _current.set(call)
         try:
@@ -94,6 +99,8 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
                 call.until = scope.deadline
                 answer = wrapped(*args, **kwargs)
                 call.answered = True
+                if guard is not None:
+                    guard.answered(answer)
                 return answer
         except module.APITimeoutError as exc:
             if call.why is not None:
@@ -105,6 +112,9 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
 
     async def request_async(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         call = begin(client)
+        guard = None if _scope.current_scope() is None else guard_of_request(_body(args, kwargs))
+        if guard is not None:
+            guard.asks(_body(args, kwargs))
         around = current()
         _current.set(call)
         try:
@@ -112,6 +122,8 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
                 call.until = scope.deadline
                 answer = await wrapped(*args, **kwargs)
                 call.answered = True
+                if guard is not None:
+                    guard.answered(answer)
                 return answer
         except module.APITimeoutError as exc:
             if call.why is not None:
@@ -124,6 +136,12 @@ def patch_client(module: ModuleType, patching: Patching) -> None:
     patching.wrap_object(module.SyncAPIClient, "request", request)
     patching.wrap_object(module.AsyncAPIClient, "request", request_async)
     patching.wrap_object(module.BaseClient, "_calculate_retry_timeout", _back_off)
+
+
+def _body(args: _Arguments, kwargs: dict[str, Any]) -> Any:
+    """What a client's `request(cast_to, options, …)` is to send."""
+    options = args[1] if len(args) > 1 else kwargs.get("options")
+    return getattr(options, "json_data", None)
 
 
 def _back_off(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:

@@ -36,9 +36,10 @@ class _Seen:
 
 
 class Experience:
-    """Shared by the guards of one run; any thread may use it. It is kept in memory only."""
+    """Shared by the guards of one run; any thread may use it. It is kept in memory only. `quiet`: it logs nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._lock = threading.Lock()
         self._seen: dict[tuple[str, str], _Seen] = {}  # guarded by _lock
 
@@ -57,7 +58,7 @@ class Experience:
             seen.chances += 1
             first, seen.told = not seen.told, True
             early = seen.chances % _PROBE != 0
-        if first:
+        if first and not self._quiet:
             logger.warning(
                 "threadsafe-timeout: %d tasks of %s ended in a loop of the kind %s and none left it: from now on such "
                 "a loop is ended earlier (one in %d still gets its full length)",
@@ -77,7 +78,7 @@ class Experience:
             had, seen.told = seen.told, False
             seen.lost = 0
             seen.survived += 1
-        if had:
+        if had and not self._quiet:
             logger.warning(
                 "threadsafe-timeout: %s left a loop of the kind %s: such loops get their full length again",
                 model or "a task of this run", kind, extra={"event": "guard_careful"},

@@ -8,93 +8,50 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
-import re
-from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from threadsafe_timeout import _clock, _scope
-from threadsafe_timeout._settings import settings
+from threadsafe_timeout import _scope
+from threadsafe_timeout._guard.experience import Experience
+from threadsafe_timeout._guard.limits import limits_from
+from threadsafe_timeout._guard.watch import Options, Watch, current_watch
 
-__all__ = ["GuardOptions", "Watch", "guard_interactive", "guarded"]
+__all__ = ["guard_interactive", "guarded"]
 
 T = TypeVar("T")
-logger = logging.getLogger("threadsafe_timeout")
-_watch: ContextVar[Watch | None] = ContextVar("threadsafe_timeout_guard", default=None)
-
-_SEARCH = re.compile(r"<tool_search>(.*?)</tool_search>", re.DOTALL)
-_CALL = re.compile(r"<tool_call>", re.DOTALL)
-# What the executor's evaluation gets of a task's last seconds, so that it does not run into the task's own deadline.
-_RESERVE_SHARE = 0.1
+_TOOLS = "_handle_tool_searches"
 
 
-def asks_to_search(response: str) -> bool:
-    """Whether a turn only asks for another tool search."""
-    return bool(_SEARCH.search(response)) and not _CALL.search(response)
+def _method_of(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """The executor, and the arguments without it."""
+    bound = getattr(function, "__self__", None)
+    return (bound, args) if bound is not None or not args else (args[0], args[1:])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardOptions:
-    """How one executor is guarded; see `guard_interactive`."""
-
-    timeout: float | None
-    max_consecutive_searches: int | None
-    loop_guard: str
-    is_search: Callable[[str], bool]
-
-
-class Watch:
-    """What the guard knows of one run of an executor. Used by one thread."""
-
-    def __init__(self, options: GuardOptions) -> None:
-        self.options = options
-        self.ended: str | None = None  # "timeout" or "search_loop"
-        self.searches: list[str] = []
-        self.started = _clock.monotonic()
-        remaining = _scope.time_remaining()
-        reserve = min(settings().grace, remaining * _RESERVE_SHARE)
-        own = float("inf") if options.timeout is None else options.timeout
-        self.deadline = self.started + min(own, remaining - reserve if reserve < remaining else remaining)
-
-    def see(self, response: object) -> bool:
-        """Take note of a turn; True if the loop has to end here."""
-        if not isinstance(response, str) or not self.options.is_search(response):
-            self.searches.clear()
-            return False
-        self.searches.append((_SEARCH.search(response) or [response, response])[1].strip())
-        limit = self.options.max_consecutive_searches
-        if limit is None or len(self.searches) <= limit or self.options.loop_guard == "off":
-            return False
-        logger.warning(
-            "threadsafe-timeout: %d search turns in a row (max_consecutive_searches is %d); last query: %.80r; %s",
-            len(self.searches), limit, self.searches[-1],
-            "the loop is ended" if self.options.loop_guard == "stop" else "observed only",
-            extra={"event": "search_loop"},
-        )  # fmt: skip
-        return self.options.loop_guard == "stop"
-
-    def explain(self) -> str:
-        if self.ended == "timeout":
-            return f"Interactive timeout after {_clock.monotonic() - self.started:.1f} seconds"
-        return f"Search loop: {len(self.searches)} search turns in a row"
-
-
-def _execute(options: Callable[[], GuardOptions], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _execute(options: Options, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run the executor's main method under a watch, and say in its result why it ended early."""
-    watch = Watch(options())
-    around = _watch.get()
-    _watch.set(watch)
+    watch = Watch(options, _method_of(function, args)[0])
+    around = current_watch.get()
+    current_watch.set(watch)
+    result = None
     try:
         result = function(*args, **kwargs)
+        if inspect.isawaitable(result):
+            return _execute_later(watch, result)
     finally:
-        _watch.set(around)  # not a reset: see _scope._MAY_RESET
-    if watch.ended is not None and isinstance(result, dict):
-        result["error_type"] = watch.ended
-        # First, because runners tell a timeout by this text; what the executor made of it stays behind.
-        made_of_it = result.get("error")
-        result["error"] = watch.explain() + (f" ({made_of_it})" if made_of_it else "")
+        current_watch.set(around)  # not a reset: see _scope._MAY_RESET
+    watch.close(result)
+    return result
+
+
+async def _execute_later(watch: Watch, running: Awaitable[Any]) -> Any:
+    around = current_watch.get()
+    current_watch.set(watch)
+    try:
+        result = await running
+    finally:
+        current_watch.set(around)
+    watch.close(result)
     return result
 
 
@@ -106,33 +63,60 @@ def _bounded(watch: Watch, function: Callable[..., T], *args: Any, **kwargs: Any
     return None, scope.cancelled_caught
 
 
+async def _bounded_later(watch: Watch, running: Awaitable[T]) -> tuple[T | None, bool]:
+    with _scope.move_on_at(watch.deadline, name="interactive turn") as scope:
+        return await running, False
+    return None, scope.cancelled_caught
+
+
 def _turn(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """One LLM turn. None (what the executor takes for a failed call) once the loop has to end."""
-    watch = _watch.get()
+    """One LLM turn. What `ending` says (None: what the executor takes for a failed call) once the loop has to end."""
+    watch = current_watch.get()
     if watch is None:
         return function(*args, **kwargs)
-    if watch.ended is not None:
-        return None
-    response, cut_off = _bounded(watch, function, *args, **kwargs)
-    if cut_off or (response is None and _clock.monotonic() >= watch.deadline):
-        watch.ended = "timeout"
-        logger.warning("threadsafe-timeout: %s; the loop is ended", watch.explain(), extra={"event": "timeout"})
-    elif watch.see(response):
-        watch.ended = "search_loop"
-    if watch.ended is None:
-        return response
-    for value in (*args, *kwargs.values()):
-        if watch.ended == "timeout" and hasattr(value, "timeout_occurred"):
-            value.timeout_occurred = True
-    return None
+    own = () if getattr(function, "__self__", None) is not None else args[:1]
+    asked = watch.before(args[len(own) :], kwargs)
+    if asked is None:
+        return _ended(function, watch, (*args, *kwargs.values()))
+    response, cut_off = _bounded(watch, function, *own, *asked[0], **asked[1])
+    if inspect.isawaitable(response):
+        watch.awaited = True
+        return _turn_later(watch, response, (*args, *kwargs.values()))
+    response = watch.after(response, cut_off)
+    return response if watch.ended is None else watch.ending((*args, *kwargs.values()))
+
+
+async def _turn_later(watch: Watch, running: Awaitable[Any], values: tuple[Any, ...]) -> Any:
+    response = watch.after(*await _bounded_later(watch, running))
+    return response if watch.ended is None else watch.ending(values)
+
+
+def _ended(function: Callable[..., Any], watch: Watch, values: tuple[Any, ...]) -> Any:
+    ending = watch.ending(values)
+    if not watch.awaited and not inspect.iscoroutinefunction(inspect.unwrap(function)):
+        return ending
+
+    async def at_once() -> Any:
+        return ending
+
+    return at_once()
 
 
 def _tools(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Tool calls of a turn: within the same time; an empty list once it is up, and the next turn ends the loop."""
-    watch = _watch.get()
+    watch = current_watch.get()
     if watch is None or watch.ended is not None:
         return function(*args, **kwargs)
     results, cut_off = _bounded(watch, function, *args, **kwargs)
+    if inspect.isawaitable(results):
+        return _tools_later(watch, results)
+    watch.heard_from_tools(results)
+    return [] if cut_off else results
+
+
+async def _tools_later(watch: Watch, running: Awaitable[Any]) -> Any:
+    results, cut_off = await _bounded_later(watch, running)
+    watch.heard_from_tools(results)
     return [] if cut_off else results
 
 
@@ -143,37 +127,51 @@ def guard_interactive(
     *,
     execute: str = "execute_interactive",
     turn: str = "_get_llm_response",
-    tools: str | None = "_handle_tool_searches",
-    is_search: Callable[[str], bool] = asks_to_search,
+    tools: str | None = _TOOLS,
+    is_search: Callable[[Any], bool] | None = None,
+    extract: Callable[[Any], Any] | None = None,
+    conversation: str | Callable[[Any], Any] | None = None,
+    polls: Iterable[str] = (),
+    search_tools: Iterable[str] = (),
+    repair: str | None = None,
+    learn: bool | None = None,
+    ending: object = None,
+    experience: Experience | None = None,
     wrap: Callable[[Any, str, Callable[..., Any]], object] | None = None,
+    **limits: Any,
 ) -> T:
-    """Guard an executor (a class or an instance) and return it.
+    """Guard an executor (a class or an instance) and return it. Its methods may be `def` or `async def`, and return
+    text, messages, completions or dicts.
 
     `timeout`: seconds one call of the method `execute` may take (default: the `interactive_timeout` setting; never
-    more than what is left of the task). `max_consecutive_searches`: search turns in a row before the loop is ended
-    (default: the setting, 3). `turn` is the method that asks the LLM; it returns None once the loop has to end.
-    `tools`, if the executor has it, runs the searches. The result dict's `error_type` says `timeout` or `search_loop`.
+    more than what is left of the task). `turn` is the method that asks the LLM; once the loop has to end it returns
+    `ending` (None; a function is called with the `Loop`, or with None when the time was up). `tools`, if the executor
+    has it, runs the tools. The result's `error_type` says `timeout` or the kind of loop.
 
-    Raises AttributeError, naming it, if a method is missing. Not guaranteed: a turn stuck in C code that does not
-    wait on a patched call is only given up with its task.
+    `limits` and `max_consecutive_searches` are the thresholds, see `LoopGuard` (default: the settings). `extract`,
+    `is_search`, `polls` and `search_tools` are those of `LoopGuard`; both functions are given what `turn` returns.
+    `conversation` names the attribute with the messages, or is a function of the executor (default: the first list
+    among the arguments of `turn`); without it the guard sees answers only. `repair="cut-tags"` closes a tool tag that a
+    stop sequence cut off. `learn`: whether hopeless loops end earlier (default: the setting); `experience`: shared with
+    other executors of the run.
+
+    Raises AttributeError, naming it, if a method is missing, and TypeError if one cannot be guarded: a generator, a
+    property, an attribute that cannot be set. Not guaranteed: a turn stuck in C code that does not wait on a patched
+    call is only given up with its task.
     """
-    for name in (execute, turn):
-        if not callable(getattr(target, name, None)):
-            raise AttributeError(f"guard_interactive: {target!r} has no method {name!r}; name yours in the arguments")
+    _check_methods(target, {"execute": execute, "turn": turn, "tools": None if tools == _TOOLS else tools})
     if timeout is not None:
         _scope.check_seconds("timeout", timeout)
-
-    def options() -> GuardOptions:
-        chosen = settings()
-        return GuardOptions(
-            timeout=chosen.interactive_timeout if timeout is None else timeout,
-            max_consecutive_searches=(
-                chosen.max_consecutive_searches if max_consecutive_searches is None else max_consecutive_searches
-            ),
-            loop_guard=chosen.loop_guard,
-            is_search=is_search,
-        )
-
+    if repair not in (None, "off", "cut-tags"):
+        raise ValueError(f'guard_interactive: repair must be "cut-tags" or "off", got {repair!r}')
+    if max_consecutive_searches is not None:
+        limits["max_consecutive_searches"] = max_consecutive_searches
+    limits_from(limits)
+    options = Options(
+        timeout=timeout, limits=limits, extract=extract, is_search=is_search, polls=tuple(polls), repair=repair,
+        search_tools=tuple(search_tools), conversation=conversation, learn=learn, ending=ending,
+        experience=experience or Experience(),
+    )  # fmt: skip
     put = wrap or _put
     put(target, execute, functools.partial(_execute, options))
     put(target, turn, _turn)
@@ -182,14 +180,48 @@ def guard_interactive(
     return target
 
 
+def _check_methods(target: Any, methods: dict[str, str | None]) -> None:
+    for role, name in methods.items():
+        if name is None:
+            continue
+        if not callable(getattr(target, name, None)):
+            found = inspect.getattr_static(target, name, None)
+            if found is None:
+                raise AttributeError(
+                    f"guard_interactive: {target!r} has no method {name!r}; name yours in {role}="
+                )
+            raise TypeError(f"guard_interactive: {name!r} of {target!r} is a {type(found).__name__}, not a method")
+        function = inspect.unwrap(getattr(target, name))
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"guard_interactive: {name!r} of {target!r} is a generator: its answer comes in pieces and cannot be "
+                f"guarded; name a method that returns whole answers in {role}=, or use LoopGuard.see in your own loop"
+            )
+        if not inspect.isclass(target) and not hasattr(target, "__dict__"):
+            raise TypeError(
+                f"guard_interactive: {name!r} cannot be set on {target!r}, which has __slots__; guard its class"
+            )
+
+
 def _put(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    original = inspect.getattr_static(owner, name) if inspect.isclass(owner) else getattr(owner, name)
+    found = inspect.getattr_static(owner, name) if inspect.isclass(owner) else getattr(owner, name)
+    kind = type(found) if isinstance(found, staticmethod | classmethod) else None
+    original = found.__func__ if kind is not None else found
 
-    @functools.wraps(original)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        return wrapper(original, *args, **kwargs)
+    method: Callable[..., Any]
+    if inspect.iscoroutinefunction(original):
 
-    setattr(owner, name, method)
+        @functools.wraps(original)
+        async def method(*args: Any, **kwargs: Any) -> Any:
+            return await wrapper(original, *args, **kwargs)
+
+    else:
+
+        @functools.wraps(original)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
+
+    setattr(owner, name, method if kind is None else kind(method))
 
 
 def guarded(**options: Any) -> Callable[[type[T]], type[T]]:

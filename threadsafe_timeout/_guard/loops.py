@@ -46,7 +46,7 @@ class LoopGuard:
 
     `limits` are keyword arguments named like the thresholds on docs/guards.md: a number (`repeats=5`: stop), None or
     "off", or text like "warn:3+stop:5". `extract(message)` gives a message of your own kind in OpenAI's chat form.
-    `is_search(message)` says whether an answer only searches. `polls` and `searches` are names of tools that wait for
+    `is_search(message)` says whether an answer only searches. `polls` and `search_tools` are names of tools that wait for
     something, and of tools that search. `experience`, shared by the guards of one run, lets loops of a kind that was
     never left end earlier, for each `model` by itself.
 
@@ -65,13 +65,13 @@ class LoopGuard:
         extract: Callable[[Any], Any] | None = None,
         is_search: Callable[[Any], bool] | None = None,
         polls: Iterable[str] = (),
-        searches: Iterable[str] = (),
+        search_tools: Iterable[str] = (),
         experience: Experience | None = None,
         model: str = "",
         **limits: Any,
     ) -> None:
         self._limits = limits_from(limits)
-        self._reader = Reader(extract, is_search, polls, searches)
+        self._reader = Reader(extract, is_search, polls, search_tools)
         self._experience = experience
         self._model = model
         self._streak = NoActionStreak()

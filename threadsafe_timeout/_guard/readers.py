@@ -80,7 +80,7 @@ class Reader:
 
     `extract(message)` gives the message in the chat form, or a list of such, or None for one to be left out.
     `is_search(message)` says whether an answer only searches. `polls` are names of tools that wait for something, beside
-    those whose name says so. `searches` are names of tools that search.
+    those whose name says so. `search_tools` are names of tools that search.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Reader:
         extract: Callable[[Any], Any] | None = None,
         is_search: Callable[[Any], bool] | None = None,
         polls: Iterable[str] = (),
-        searches: Iterable[str] = (),
+        search_tools: Iterable[str] = (),
     ) -> None:
         self._extract = extract
         self._is_search = is_search
         self._polls = frozenset(polls)
-        self._searches = frozenset(searches)
+        self._search_tools = frozenset(search_tools)
         self.unread = 0
 
     def read(self, message: Any) -> list[Said | Heard]:
@@ -209,7 +209,7 @@ class Reader:
         return self._action(name, _arguments(arguments), _name(get(call, "call_id") or get(call, "id")))
 
     def _action(self, name: str, arguments: str, call_id: str | None = None, tag: str = "") -> Action:
-        search = tag == "tool_search" or name in self._searches
+        search = tag == "tool_search" or name in self._search_tools
         poll = not search and (name in self._polls or bool(POLLS.search(name)) or bool(POLLS.search(arguments[:500])))
         return Action(name, arguments, call_id, search, search or tag == "tool_info", poll)
 
