@@ -62,12 +62,12 @@ class LookUps(Detector):
     """Turns in a row that search or read about tools, in a task that has not called one; the same thing again among
     them."""
 
-    limit, kind, learns = "look_ups", "search_loop", 5
+    limit, kind, learns = "look_ups", "search_loop", 7
 
     def __init__(self, streak: NoActionStreak) -> None:
         super().__init__(streak)
         self._count = 0
-        self._known: set[tuple[int, int | None]] = set()
+        self._known: set[tuple[int, int]] = set()
         self._again = False
 
     def said(self, turn: Turn) -> int:
@@ -164,15 +164,14 @@ class _SameAgain(Detector):
     def __init__(self, streak: NoActionStreak) -> None:
         super().__init__(streak)
         self._count = 0
-        self._last: tuple[int, int | None] | None = None
+        self._last: Turn | None = None
 
     def _again(self, turn: Turn, counts: bool) -> int:
         if not counts:
             self._count, self._last = 0, None
             return 0
-        now = turn.call, turn.result
-        self._count = self._count + 1 if now == self._last else 1
-        self._last = now
+        self._count = self._count + 1 if self._last is not None and turn.again(self._last) else 1
+        self._last = turn
         return self._count
 
 
@@ -183,10 +182,10 @@ class Repeats(_SameAgain):
 
     def answered(self, turn: Turn) -> int:
         count = self._again(turn, turn.acts and not turn.polls and not _is_error(turn))
-        return count if self._last is None or self._last[1] is not None else max(0, count - _UNKNOWN)
+        return count if turn.heard else max(0, count - _UNKNOWN)
 
     def explain(self, count: int) -> str:
-        if self._last is not None and self._last[1] is None:
+        if self._last is not None and not self._last.heard:
             return f"the same call {count + _UNKNOWN} times in a row"
         return f"the same call with the same result {count} times in a row"
 
@@ -197,9 +196,8 @@ class Errors(_SameAgain):
     limit, kind = "errors", "error_loop"
 
     def answered(self, turn: Turn) -> int:
-        failed = turn.acts and not turn.polls and _is_error(turn)
-        count = self._again(turn, failed)
-        passing = failed and any(_TRANSIENT.search(one.text[:2000]) for one in turn.heard)
+        count = self._again(turn, turn.acts and not turn.polls and _is_error(turn))
+        passing = count > 1 and any(_TRANSIENT.search(one.text[:2000]) for one in turn.heard)
         return count // 2 if passing else count
 
     def explain(self, count: int) -> str:
@@ -213,22 +211,21 @@ class Cycles(Detector):
 
     def __init__(self, streak: NoActionStreak) -> None:
         super().__init__(streak)
-        self._turns: deque[object] = deque(maxlen=5)
+        self._turns: deque[Turn | None] = deque(maxlen=5)
         self._run = [0] * 6  # by period: how many turns in a row equal the one that many turns before
         self._period = 0
 
     def answered(self, turn: Turn) -> int:
         known = turn.acts and not turn.polls
-        now: object = (turn.call, turn.result) if known else object()  # what is not known is like nothing else
         best = 0
         for period in range(1, 6):
-            alike = period <= len(self._turns) and self._turns[-period] == now
-            self._run[period] = self._run[period] + 1 if alike else 0
+            other = self._turns[-period] if known and period <= len(self._turns) else None
+            self._run[period] = self._run[period] + 1 if other is not None and turn.again(other) else 0
             whole = self._run[period] // period + 1
             if period > 1 and whole > best and self._run[1] < period:
                 best, self._period = whole, period
-        self._turns.append(now)
-        if known and turn.result is None:
+        self._turns.append(turn if known else None)
+        if known and not turn.heard:
             best = max(0, best - _UNKNOWN)
         return best if best > 1 else 0
 
@@ -250,28 +247,47 @@ class Paraphrases(Detector):
     def __init__(self, streak: NoActionStreak) -> None:
         super().__init__(streak)
         self._queries: deque[frozenset[str]] = deque(maxlen=8)
+        self._turns: deque[Turn] = deque(maxlen=8)  # whose results have not been looked at
         self._found: set[int] = set()
         self._count = 0
 
     def answered(self, turn: Turn) -> int:
         actions = turn.said.actions
         if len(actions) != 1 or not (actions[0].search or _SEARCHES.search(actions[0].name)):
-            self._count = 0
-            self._queries.clear()
-            self._found.clear()
+            if self._count:
+                self._count = 0
+                self._queries.clear()
+                self._turns.clear()
+                self._found.clear()
             return 0
-        words = frozenset(_WORD.findall(actions[0].arguments[:2000].lower()))
+        words = frozenset(_WORD.findall(actions[0].arguments[:1000].lower()))
         near = any(len(words & other) >= self.alike * len(words | other) for other in self._queries)
         self._queries.append(words)
-        found = set()
-        for one in turn.heard:
-            text = _FRACTION.sub(" ", one.text[:4000].lower())
-            found |= {hash(word) for word in _WORD.findall(text) if word not in words}
+        # Only searches for the same again are worth reading all the results for.
+        new = not near or self._brings_new(turn)
+        self._turns.append(turn)
+        self._count = 1 if new else self._count + 1
+        return self._count
+
+    def _brings_new(self, turn: Turn) -> bool:
+        while self._turns:
+            self._keep(self._ids(self._turns.popleft()))
+        found = self._ids(turn)
         new = not found <= self._found
+        self._keep(found)
+        return new
+
+    def _keep(self, found: set[int]) -> None:
         if len(self._found) < 20 * _REMEMBERED:
             self._found |= found
-        self._count = self._count + 1 if near and not new else 1
-        return self._count
+
+    def _ids(self, turn: Turn) -> set[int]:
+        """The words of a result, but for those of its own query and for scores."""
+        words = set(_WORD.findall(turn.said.actions[0].arguments[:1000].lower()))
+        found = set()
+        for one in turn.heard:
+            found |= set(_WORD.findall(_FRACTION.sub(" ", one.text[:4000].lower())))
+        return {hash(word) for word in found - words}
 
     def explain(self, count: int) -> str:
         return f"{count} searches in a row for nearly the same words, which brought nothing new"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DEFAULTS", "POLLS", "Limit", "as_limit", "limits_from", "parse_limits"]
+__all__ = ["DEFAULTS", "Limit", "as_limit", "limits_from", "parse_limits", "polls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class Limit:
 # agents with real tools. A count is reached at the turn that makes it so.
 DEFAULTS: dict[str, Limit] = {
     "searches": Limit(stop=4),
-    "look_ups": Limit(stop=8),
+    "look_ups": Limit(stop=7),
     "cut_tags": Limit(stop=4),
     "same_response": Limit(stop=5),
-    "no_action": Limit(stop=6),
+    "no_action": Limit(stop=5),
     "empty": Limit(stop=6, warn=3),
     "repeats": Limit(stop=5, warn=3),
     "errors": Limit(stop=4, warn=3),
@@ -49,11 +49,21 @@ DEFAULTS: dict[str, Limit] = {
     "calls": Limit(observe=100),
 }
 # Tools whose name, or whose command, says that they wait for something: the same call again is what they are for.
-POLLS = re.compile(
+_POLLS = re.compile(
     r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?:poll|sleep|wait|await|status|state|progress|health|heartbeat|ping|watch|monitor"
     r"|ready|refresh|tail)(?:$|[\W_]|ing|(?=[A-Z])|For|Until)",
     re.IGNORECASE,
 )
+_SHELLS = re.compile(r"bash|shell|terminal|command|cmd|exec|run", re.IGNORECASE)
+
+
+def polls(name: str, arguments: str) -> bool:
+    """Whether a call waits for something: its name says so, or the command it runs."""
+    if _POLLS.search(name):
+        return True
+    return bool(_SHELLS.search(name)) and _POLLS.search(arguments[:200]) is not None
+
+
 _OFF = {"off", "none", "never", "false", ""}
 _PART = re.compile(r"(?:(stop|warn|observe)\s*:\s*)?(\d+)")
 

@@ -13,13 +13,12 @@ from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.limits import Limit, limits_from
 from threadsafe_timeout._guard.readers import Reader
 from threadsafe_timeout._guard.streaks import NoActionStreak
-from threadsafe_timeout._guard.turns import Heard, Said, Turn, fingerprint
+from threadsafe_timeout._guard.turns import Heard, Said, Turn
 
 __all__ = ["Loop", "LoopGuard", "find_loop"]
 
 logger = logging.getLogger("threadsafe_timeout")
 _MOST_NOTES = 100
-_MOST_HEARD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ class LoopGuard:
             if self.loop is not None:
                 return
         self.turns += 1
-        turn = self._turn = Turn(self.turns, said, fingerprint(said.text))
+        turn = self._turn = Turn(self.turns, said)
         self.cut_answers += said.cut is not None
         self._streak.said(turn)
         if self._in_loop and turn.acts and any(not action.look_up for action in said.actions):
@@ -168,10 +167,9 @@ class LoopGuard:
         turn = self._turn
         if turn is None or turn.closed or heard.by == "system":
             return
-        if len(turn.heard) < _MOST_HEARD:
-            turn.heard.append(heard)
+        turn.hear(heard)
         # A tool's result may be one of several; a call in the text has one answer.
-        if not turn.said.structured or len(turn.heard) >= len(turn.said.actions) > 0:
+        if not turn.said.structured or len(turn.heard) >= len(turn.said.actions):
             self._close(turn)
 
     def _close(self, turn: Turn) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from threadsafe_timeout._guard.limits import POLLS
+from threadsafe_timeout._guard.limits import polls as waits
 from threadsafe_timeout._guard.tags import cut_tag, tag_calls
 from threadsafe_timeout._guard.turns import LONGEST, Action, Heard, Said, shortened
 
@@ -31,6 +31,8 @@ _MOST_CALLS = 64
 
 def get(thing: Any, name: str) -> Any:
     """A key or an attribute; None if there is none, or if asking for it fails."""
+    if type(thing) is dict:
+        return thing.get(name)
     try:
         return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
     except Exception:  # an object of somebody else's: anything may happen
@@ -210,7 +212,7 @@ class Reader:
 
     def _action(self, name: str, arguments: str, call_id: str | None = None, tag: str = "") -> Action:
         search = tag == "tool_search" or name in self._search_tools
-        poll = not search and (name in self._polls or bool(POLLS.search(name)) or bool(POLLS.search(arguments[:500])))
+        poll = not search and (name in self._polls or waits(name, arguments))
         return Action(name, arguments, call_id, search, search or tag == "tool_info", poll)
 
     def _said(self, text: str, original: Any, *, joins: bool = False) -> Said:

@@ -32,9 +32,9 @@ class NoActionStreak:
         self.cut = 0
         self.same = 0
         self.empty = 0
-        self._mark: int | None = None
-        self._told: int | None = None  # what the last turn was told
-        self._told_before: int | None = None
+        self._last: Turn | None = None
+        self._before: Turn | None = None  # the one before, if it had the same text
+        self._told_same = True  # each turn of the same text so far was told the same
         self._heard.clear()
 
     def taught(self, heard: Heard) -> None:
@@ -54,9 +54,13 @@ class NoActionStreak:
             return
         self.length += 1
         self.cut = self.cut + 1 if said.cut is not None else 0
-        again = turn.mark == self._mark and (self._executors() or self._told == self._told_before or self.same < 2)
+        last = self._last
+        again = last is not None and turn.mark == last.mark and (self._executors() or self._told_same)
+        if not again:
+            self._told_same = True
         self.same = self.same + 1 if again else 1
-        self._mark = turn.mark
+        self._before = last if again else None
+        self._last = turn
         self.empty = self.empty + 1 if not said.text.strip() else 0
 
     def answered(self, turn: Turn) -> None:
@@ -64,7 +68,8 @@ class NoActionStreak:
             return
         text = turn.heard[0].text.strip() if turn.heard else ""
         self._heard.append(opening(text) if len(text) >= _SHORTEST_TEMPLATE else ("" if not text else f"\0{text[:40]}"))
-        self._told_before, self._told = self._told, turn.result
+        if self._before is not None and self._told_same:
+            self._told_same = turn.told_like(self._before)
 
     def _executors(self) -> bool:
         return self.tags and not self.structured

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 __all__ = ["LONGEST", "Action", "Heard", "Said", "Turn", "fingerprint", "opening", "result_fingerprint", "shortened"]
 
 # Of a longer text the beginning and the end are compared, so that the cost of a turn is bounded.
 LONGEST = 8_000
+_MOST_HEARD = 16  # results of one turn that are kept
+_FLEETING_LENGTH = 300  # by so much may two texts differ in length for their times and durations
 # What differs between two results that say the same: dates, times of day, durations, addresses of objects. Other
 # numbers stay: a counter that goes up is progress.
 _FLEETING = re.compile(
@@ -79,15 +81,20 @@ class Heard:
     error: bool | None = None
 
 
-@dataclass(slots=True)
 class Turn:
-    """One turn: an answer of the model, and what it was told about it."""
+    """One turn: an answer of the model, and what it was told about it. What is compared is worked out when it is asked
+    for: most turns are unlike the one before in what they call, and then their texts need not be looked at."""
 
-    number: int
-    said: Said
-    mark: int  # fingerprint of the text
-    heard: list[Heard] = field(default_factory=list)
-    closed: bool = False  # all that is heard about it has been
+    __slots__ = ("_call", "_mark", "_result", "closed", "heard", "number", "said")
+
+    def __init__(self, number: int, said: Said) -> None:
+        self.number = number
+        self.said = said
+        self.heard: list[Heard] = []
+        self.closed = False  # all that is heard about it has been
+        self._mark: int | None = None
+        self._call: int | None = None
+        self._result: int | None = None
 
     @property
     def acts(self) -> bool:
@@ -98,16 +105,42 @@ class Turn:
         return any(action.poll for action in self.said.actions)
 
     @property
-    def call(self) -> int:
-        """Equal for turns with the same calls."""
-        actions = self.said.actions
-        return actions[0].key if len(actions) == 1 else hash(tuple(action.key for action in actions))
+    def mark(self) -> int:
+        """Equal for turns with the same text."""
+        if self._mark is None:
+            self._mark = fingerprint(self.said.text)
+        return self._mark
 
     @property
-    def result(self) -> int | None:
-        """Equal for turns that were told the same; None if nothing was."""
-        if not self.heard:
-            return None
-        if len(self.heard) == 1:
-            return result_fingerprint(self.heard[0].text)
-        return hash(tuple(result_fingerprint(one.text) for one in self.heard))
+    def call(self) -> int:
+        """Equal for turns with the same calls."""
+        if self._call is None:
+            actions = self.said.actions
+            self._call = actions[0].key if len(actions) == 1 else hash(tuple(action.key for action in actions))
+        return self._call
+
+    @property
+    def result(self) -> int:
+        """Equal for turns that were told the same."""
+        if self._result is None:
+            self._result = hash(tuple(result_fingerprint(one.text) for one in self.heard))
+        return self._result
+
+    def hear(self, heard: Heard) -> None:
+        """Keep what was said about it, a bounded part of it."""
+        if len(self.heard) < _MOST_HEARD:
+            text = heard.text
+            self.heard.append(heard if len(text) <= 2 * LONGEST else replace(heard, text=shortened(text)))
+
+    def told_like(self, other: Turn) -> bool:
+        """Whether both were told the same, times and durations aside."""
+        mine, theirs = self.heard, other.heard
+        if len(mine) != len(theirs):
+            return False
+        if any(abs(len(a.text) - len(b.text)) > _FLEETING_LENGTH for a, b in zip(mine, theirs, strict=True)):
+            return False
+        return all(a.text == b.text for a, b in zip(mine, theirs, strict=True)) or self.result == other.result
+
+    def again(self, other: Turn) -> bool:
+        """Whether this is the other turn once more: the same calls, and told the same."""
+        return self.call == other.call and self.told_like(other)
