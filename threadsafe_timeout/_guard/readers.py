@@ -112,7 +112,7 @@ class Reader:
     def _read(self, message: Any, depth: int, *, extracted: bool) -> Iterator[Said | Heard]:
         if message is None or depth > _DEEPEST:
             return
-        if isinstance(message, list | tuple):
+        if isinstance(message, list) or (extracted and isinstance(message, tuple)):
             for one in message:
                 yield from self._read(one, depth + 1, extracted=extracted)
         elif not extracted and self._extract is not None:

@@ -100,6 +100,11 @@ def _cycle(turn: int) -> str:
     return f"<tool_search>{('convert the input format', 'write the converted output')[turn % 2]}</tool_search>"
 
 
+def _alternate(messages: Sequence[Message], turn: int) -> str:
+    tools = [*required_tools(messages), "file_operations_reader", "data_processing_parser"]
+    return f"<tool_info>{tools[0] if turn % 2 == 0 else next(tool for tool in tools if tool != tools[0])}</tool_info>"
+
+
 def say(behaviour: str, task: str, messages: Sequence[Message]) -> str:
     """The next assistant message of a task that behaves like `behaviour`."""
     turn = sum(message.get("role") == "assistant" for message in messages)
@@ -109,4 +114,10 @@ def say(behaviour: str, task: str, messages: Sequence[Message]) -> str:
         return _paraphrase(turn)
     if behaviour == "cycle":
         return _cycle(turn)
+    if behaviour == "cut":
+        return f"I run the first tool.\n<tool_call>{(required_tools(messages) or ['processing'])[0]}"
+    if behaviour == "alternate":
+        return _alternate(messages, turn)
+    if behaviour == "empty":
+        return ""
     return _good(messages, turn)
