@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from threadsafe_timeout._guard.experience import Experience
-from threadsafe_timeout._guard.limits import Limit, limits_from
+from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.loops import Loop, LoopGuard
 from threadsafe_timeout._guard.transcripts import Transcript
 
@@ -44,7 +44,7 @@ class Check:
     """Counts over many conversations; `learn`: with what the earlier ones taught."""
 
     def __init__(self, limits: Mapping[str, Any] | None = None, *, learn: bool = False, **reading: Any) -> None:
-        self.limits: dict[str, Limit] = limits_from(limits or {})
+        self.limits: dict[str, Any] = limits_from(limits or {})
         self._reading = reading
         self._experience = Experience(quiet=True) if learn else None
         self.rows = {name: Row(name) for name, limit in self.limits.items() if limit.stop is not None}

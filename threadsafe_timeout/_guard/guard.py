@@ -22,15 +22,14 @@ T = TypeVar("T")
 _TOOLS = "_handle_tool_searches"
 
 
-def _method_of(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """The executor, and the arguments without it."""
+def _executor_of(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     bound = getattr(function, "__self__", None)
-    return (bound, args) if bound is not None or not args else (args[0], args[1:])
+    return args[0] if bound is None and args else bound
 
 
 def _execute(options: Options, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run the executor's main method under a watch, and say in its result why it ended early."""
-    watch = Watch(options, _method_of(function, args)[0])
+    watch = Watch(options, _executor_of(function, args))
     around = current_watch.get()
     current_watch.set(watch)
     result = None
@@ -74,11 +73,10 @@ def _turn(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     watch = current_watch.get()
     if watch is None:
         return function(*args, **kwargs)
-    own = () if getattr(function, "__self__", None) is not None else args[:1]
-    asked = watch.before(args[len(own) :], kwargs)
+    asked = watch.before(args, kwargs)
     if asked is None:
         return _ended(function, watch, (*args, *kwargs.values()))
-    response, cut_off = _bounded(watch, function, *own, *asked[0], **asked[1])
+    response, cut_off = _bounded(watch, function, *asked[0], **asked[1])
     if inspect.isawaitable(response):
         watch.awaited = True
         return _turn_later(watch, response, (*args, *kwargs.values()))

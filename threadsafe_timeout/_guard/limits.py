@@ -71,9 +71,10 @@ _PART = re.compile(r"(?:(stop|warn|observe)\s*:\s*)?(\d+)")
 def as_limit(name: str, value: Any) -> Limit:
     """A limit from a number (`stop` at it), None or "off", a `Limit`, a dict, or text like "warn:3+stop:5". Raises
     ValueError or TypeError naming the limit."""
+    given: dict[str, Any]
     if isinstance(value, Limit):
-        given = {"stop": value.stop, "warn": value.warn, "observe": value.observe}
-    elif value is None or value is False:
+        return value
+    if value is None or value is False:
         given = {}
     elif isinstance(value, Mapping):
         given = dict(value)

@@ -49,8 +49,7 @@ class GuardedTurns:
             self._guard.finish()
 
     def _look(self) -> None:
-        if len(self._messages) < self._read:
-            self._read = len(self._messages)
+        self._read = min(self._read, len(self._messages))
         fresh = self._messages[self._read :]
         self._read = len(self._messages)
         self._guard.see(fresh)

@@ -81,8 +81,8 @@ class Reader:
     """Reads messages the way one user wants them read.
 
     `extract(message)` gives the message in the chat form, or a list of such, or None for one to be left out.
-    `is_search(message)` says whether an answer only searches. `polls` are names of tools that wait for something, beside
-    those whose name says so. `search_tools` are names of tools that search.
+    `is_search(message)` says whether an answer only searches. `polls` are names of tools that wait for something,
+    beside those whose name says so. `search_tools` are names of tools that search.
     """
 
     def __init__(
@@ -180,7 +180,8 @@ class Reader:
         blocks = [block for block in _listed(content) if _is_call(block)][:_MOST_CALLS]
         calls += [self._structured(block) for block in blocks if not get(message, "tool_calls")]
         if not calls:
-            return self._said(text, message, joins=get(message, "type") == "message" and get(message, "status") is not None)
+            item = get(message, "type") == "message" and get(message, "status") is not None
+            return self._said(text, message, joins=item)
         return self._searched(Said(text, tuple(calls), structured=True, original=message))
 
     def _item(self, item: Any) -> Iterator[Said | Heard]:

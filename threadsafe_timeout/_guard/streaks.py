@@ -39,7 +39,7 @@ class NoActionStreak:
 
     def taught(self, heard: Heard) -> None:
         """A prompt, or an executor's answer."""
-        if not self.tags and not heard.by == "tool" and mentions_tags(heard.text[:20_000]):
+        if not self.tags and heard.by != "tool" and mentions_tags(heard.text[:20_000]):
             self.tags = True
 
     def said(self, turn: Turn) -> None:

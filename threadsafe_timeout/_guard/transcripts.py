@@ -97,9 +97,7 @@ def _is_record(value: Any) -> bool:
 
 
 def _found(record: dict[str, Any]) -> list[Any] | None:
-    if isinstance(record.get("turns"), list):
-        return record["turns"]
-    for name in _LISTS:
+    for name in ("turns", *_LISTS):
         if isinstance(record.get(name), list):
             return list(record[name])
     for name in ("result", "_log_data", "interactive", "task"):  # journals and results keep it one deeper

@@ -11,7 +11,7 @@ from typing import Any
 from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._guard.conversation import Conversation, with_line
 from threadsafe_timeout._guard.experience import Experience
-from threadsafe_timeout._guard.limits import Limit, limits_from
+from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.loops import Loop, LoopGuard
 from threadsafe_timeout._guard.tags import mend
 from threadsafe_timeout._guard.tally import cut_answers
@@ -42,7 +42,7 @@ class Options:
     experience: Experience
 
 
-def limits_in_force(given: Mapping[str, Any]) -> dict[str, Limit]:
+def limits_in_force(given: Mapping[str, Any]) -> dict[str, Any]:
     """The limits: what is given, else the settings, else the defaults; no more than `loop_guard` allows."""
     chosen = settings()
     base = limits_from({"max_consecutive_searches": chosen.max_consecutive_searches})
