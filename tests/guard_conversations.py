@@ -161,7 +161,7 @@ HONEST = [
     Script("waiting for a counter", [Call("count_rows", {"table": "t"}, f"{100 * n} rows") for n in range(20)]),
     Script("paging", [Call("list_items", {"page": n}, f"items {10 * n} to {10 * n + 9}") for n in range(25)]),
     Script("paging with the same words", [Call("next_page", {}, f"page {n} of 20") for n in range(20)]),
-    Script("batch look-ups", [Call("find_user", {"name": name}, "not found") for name in "ann bob cyd dan eve fay gus hal ivy jon".split()]),
+    Script("batch look-ups", [Call("find_user", {"name": name}, "not found") for name in ["ann", "bob", "cyd", "dan", "eve", "fay", "gus", "hal", "ivy", "jon"]]),
     Script("retry after a fixed error", [FAIL, FAIL, Call("edit", {"path": "app.py"}, "saved"), FAIL, Call("edit", {"path": "b.py"}, "saved"), Call("run_tests", {"path": "tests"}, "3 passed")]),
     Script("retries that pass", [Call("post", {"id": 1}, "Error 503: unavailable, try again")] * 6 + [Call("post", {"id": 1}, "created")]),
     Script("a careful search", [searched(f"topic {n} part {n * n}", f"doc{n}", f"doc{n + 1}") for n in range(12)]),
@@ -175,8 +175,8 @@ HONEST = [
         ["yes", "no", "rather not", "ok", "yes", "tell me more about that one, please", "hm", "good", "and then?", "thanks, that is what I wanted"])]),
     Script("a person who says yes", [READ] + [Say(f"Shall I do step {n}?", "yes") for n in range(10)]),
     Script("a person with long questions", [Say(f"Answer {n}.", f"{word} could you also explain to me what number {n} has to do with it?")
-                                            for n, word in enumerate("Well So But And Then Now Right Fine Good Hm".split())]),
-    Script("a person who has it done again", [step for word in "Thanks Good Right Fine Well Now So Then".split()
+                                            for n, word in enumerate(["Well", "So", "But", "And", "Then", "Now", "Right", "Fine", "Good", "Hm"])]),
+    Script("a person who has it done again", [step for word in ["Thanks", "Good", "Right", "Fine", "Well", "Now", "So", "Then"]
                                              for step in (READ, Say(DONE, f"{word}, please read it once more for me, I changed it"))]),
     Script("two empty answers", [READ, Say("", GO_ON), Say("", GO_ON), LIST, Say("", GO_ON), GREP]),
     Script("one cut tag now and then", [step for n in range(8) for step in (Say("<tool_call>write_file", NO_ACTION), Call("write_file", {"path": f"{n}"}, "ok"))], forms=TAGS),

@@ -141,8 +141,9 @@ def test_the_journal_of_the_legacy_runner(tmp_path):
         (b"not json\n", r"line 1: is not JSON"),
         (b'{"other": 1}\n', r"line 1: holds no conversation"),
         (b"\xff\xfe", r"not UTF-8"),
-        (gzip.compress(b'{"turns": []}\n' * 50)[:-9], r"cannot be read"),
+        (gzip.compress(b'{"turns": []}\n' * 50, mtime=0)[:-9], r"cannot be read"),
     ],
+    ids=["half a line", "no JSON", "no conversation", "no UTF-8", "half a gzip file"],
 )
 def test_a_bad_file_is_named_with_its_line(content, words, tmp_path, capsys):
     path = tmp_path / "bad.jsonl"

@@ -37,8 +37,8 @@ class Event:
     `kind`: `overdue` (the task was cancelled and has not ended), `interrupting` (it has not after another `grace`),
     `abandoned` (its thread was given up on and replaced), `late` (what an abandoned thread returned after all: its
     `outcome`, which no future gets), `respawned` (a worker died of `error` and was replaced), `exhausted` (more threads
-    are abandoned than `max_abandoned`), `interrupted` (Ctrl-C while it was running), `loop` (a guard ended the loop of its
-    conversation; `reason` says which).
+    are abandoned than `max_abandoned`), `interrupted` (Ctrl-C while it was running), `loop` (a guard ended
+    the loop of its conversation; `reason` says which).
 
     `task` is its name, `key` what it is saved under, `worker` the thread's name, `elapsed` the seconds since it
     started, `where` the user's file, line and function the thread was in, `stack` the whole stack, without the values

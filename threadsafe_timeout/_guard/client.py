@@ -1,8 +1,8 @@
 """The guard for runners we know nothing about: it looks at what openai's and anthropic's clients send and receive.
 
 Each request carries its conversation. Inside a scope (a pool's task, say) the guard keeps the conversations of that
-scope apart by their first messages, and looks at what is new. Outside of scopes, and in what a guarded executor does,
-it does nothing. Streams are not seen.
+scope apart by their first messages, and looks at what is new. Outside of scopes, and in what a guarded executor does, it Not seen are streams, conversations that the service keeps (`previous_response_id`), and
+those that are cut to a constant length.
 """
 
 from __future__ import annotations
@@ -34,15 +34,25 @@ class ClientGuard:
     """The guard of one conversation in one scope."""
 
     def __init__(self) -> None:
+        self._begin()
+        self._lock = threading.Lock()  # two requests of one conversation at a time look one after the other
+
+    def _begin(self) -> None:
         self._guard = LoopGuard(**limits_in_force({}))
         self._conversation = Conversation(None)
+        self._answers = 0  # of the model, in the last request
         self._told = False
-        self._lock = threading.Lock()  # two requests of one conversation at a time look one after the other
 
     def asks(self, body: Any) -> None:
         """A request is about to be made. Raises LoopDetected if it is one too many and `client_guard` is `stop`."""
         mode, messages = settings().client_guard, messages_of(body) or []
+        answers = sum(role_of(one) == "assistant" or str(get(one, "type")).endswith("_call") for one in messages)
         with self._lock:
+            # Without an answer more than before it is the same question once more, to sample another answer, say, and
+            # not the next turn: no loop, however alike the answers are.
+            if self._guard.turns and answers <= self._answers:
+                self._begin()
+            self._answers = answers
             new = self._conversation.news(messages) if self._guard.turns else self._conversation.prompt(messages)
             self._guard.see(new)
             self._guard.settle()

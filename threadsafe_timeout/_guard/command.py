@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="other limits than the defaults: cut_tags=6, repeats=warn:3+stop:8, no_action=off")
     check.add_argument("--json", action="store_true", help="as JSON, without memory and with what the run teaches")
     check.add_argument("--no-learn", action="store_true", help="leave out what the run would have taught")
-    check.add_argument("--examples", type=int, default=3, metavar="N", help="examples of each kind (default and most: 3)")
+    check.add_argument("--examples", type=int, default=3, metavar="N", help="examples of each kind (3 at most)")
     check.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -127,7 +127,8 @@ def _print_table(table: list[tuple[str, ...]]) -> None:
     except ImportError:
         widths = [max(len(row[place]) for row in [_HEAD, *table]) for place in range(len(_HEAD))]
         for row in [_HEAD, *table]:
-            sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            sys.stdout.write(line.rstrip() + "\n")
         return
     shown = Table(*_HEAD)
     for row in table:

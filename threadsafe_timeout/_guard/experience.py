@@ -15,8 +15,8 @@ __all__ = ["Experience"]
 
 logger = logging.getLogger("threadsafe_timeout")
 
-# Of the recorded models that leave a cut tag at all, one does in 5 % of its loops and one in 2 %: after 100 lost ones in
-# a row the first is mistaken for hopeless once in 170 runs, the second once in eight, and then found out by the tenths.
+# Of the recorded models that leave a cut tag at all, one does in 5 % of its loops and one in 2 %: after 100 lost ones
+# in a row the first is mistaken for hopeless once in 170 runs, the second once in eight; the tenths then show it.
 NEEDED = 100
 _PROBE = 10
 _CAREFUL = 4

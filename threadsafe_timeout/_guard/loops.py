@@ -45,9 +45,9 @@ class LoopGuard:
 
     `limits` are keyword arguments named like the thresholds on docs/guards.md: a number (`repeats=5`: stop), None or
     "off", or text like "warn:3+stop:5". `extract(message)` gives a message of your own kind in OpenAI's chat form.
-    `is_search(message)` says whether an answer only searches. `polls` and `search_tools` are names of tools that wait for
-    something, and of tools that search. `experience`, shared by the guards of one run, lets loops of a kind that was
-    never left end earlier, for each `model` by itself.
+    `is_search(message)` says whether an answer only searches. `polls` and `search_tools` are names of tools that wait
+    for something, and of tools that search. `experience`, shared by the guards of one run, lets loops of a kind that
+    was never left end earlier, for each `model` by itself.
 
     Raises TypeError or ValueError for limits that do not exist or make no sense. A message that cannot be read is
     passed over; `unread` counts those. What `extract` and `is_search` raise is raised.

@@ -7,7 +7,7 @@ How many assistant messages a conversation already holds is what turn it is. The
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from threadsafe_timeout.testing.fake_llm._mix import stable_hash
@@ -112,12 +112,12 @@ def _alternate(messages: Sequence[Message], turn: int) -> str:
 def say(behaviour: str, task: str, messages: Sequence[Message]) -> str:
     """The next assistant message of a task that behaves like `behaviour`."""
     turn = sum(message.get("role") == "assistant" for message in messages)
-    sayings = {
+    sayings: dict[str, Callable[[], str]] = {
         "search": lambda: _search(task, turn),
         "paraphrase": lambda: _paraphrase(turn),
         "cycle": lambda: _cycle(turn),
         "cut": lambda: _cut(messages),
         "alternate": lambda: _alternate(messages, turn),
-        "empty": str,
+        "empty": lambda: "",
     }
     return sayings.get(behaviour, lambda: _good(messages, turn))()
