@@ -10,7 +10,9 @@ from test_legacy_runner import STEADY, database, journal, prepare, started
 from threadsafe_timeout.checkpoint import load_checkpoint
 from threadsafe_timeout.testing.fake_llm import FakeLLM
 
-MINUTE = 0.4
+# The server answers fast and the runner has time: what is looked at is who ends a loop, not when.
+SERVER_MINUTE = 0.03
+SLOWLY = STEADY + "import os\nos.environ['LEGACY_MINUTE_SECONDS'] = '5'\n"
 MIX = {"search": 2, "paraphrase": 2, "cycle": 1, "alternate": 2, "cut": 2, "empty": 2, "good": 1}
 # LLM calls until the guard sees it, and what the result says. All have ten turns to lose.
 ENDED = {
@@ -30,8 +32,8 @@ def chat_requests(server) -> Counter:
 @pytest.mark.parametrize("version", ["2025-08-16", "last"])
 def test_every_loop_is_ended_and_no_call_is_made_after_it(version, tmp_path):
     script = prepare(tmp_path, version)
-    (tmp_path / "src" / "sitecustomize.py").write_text(STEADY)
-    with FakeLLM(mix=MIX, seed=5, minute=MINUTE) as server:
+    (tmp_path / "src" / "sitecustomize.py").write_text(SLOWLY)
+    with FakeLLM(mix=MIX, seed=5, minute=SERVER_MINUTE) as server:
         with started(script, tmp_path, server, path=tmp_path / "src", llm_timeout=30) as process:
             assert process.wait(55) == 0, (tmp_path / "out.txt").read_text()
         asked = chat_requests(server)
@@ -74,10 +76,10 @@ def test_a_mended_run_does_its_work(tmp_path):
     """What the stop sequence cut is mended: the tools run, and the task ends with the runner's turns."""
     script = prepare(tmp_path, "last")
     (tmp_path / "src" / "sitecustomize.py").write_text(
-        STEADY + "import os\nos.environ['THREADSAFE_TIMEOUT_GUARD_REPAIR'] = 'cut-tags'\n"
+        SLOWLY + "os.environ['THREADSAFE_TIMEOUT_GUARD_REPAIR'] = 'cut-tags'\n"
         "os.environ['THREADSAFE_TIMEOUT_GUARD_LIMITS'] = 'repeats=off'\n"
     )
-    with FakeLLM(mix={"cut": 1}, seed=5, minute=MINUTE) as server:
+    with FakeLLM(mix={"cut": 1}, seed=5, minute=SERVER_MINUTE) as server:
         with started(script, tmp_path, server, path=tmp_path / "src", llm_timeout=30) as process:
             assert process.wait(55) == 0, (tmp_path / "out.txt").read_text()
         asked = chat_requests(server)

@@ -1,8 +1,9 @@
 """The guard for runners we know nothing about: it looks at what openai's and anthropic's clients send and receive.
 
 Each request carries its conversation. Inside a scope (a pool's task, say) the guard keeps the conversations of that
-scope apart by their first messages, and looks at what is new. Outside of scopes, and in what a guarded executor does, it Not seen are streams, conversations that the service keeps (`previous_response_id`), and
-those that are cut to a constant length.
+scope apart by their first messages, and looks at what is new. Outside of scopes, and in what a guarded executor does,
+it does nothing. Not seen are streams, conversations that the service keeps (`previous_response_id`), and those that are
+cut to a constant length.
 """
 
 from __future__ import annotations
