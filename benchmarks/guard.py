@@ -25,7 +25,7 @@ from threadsafe_timeout._guard.transcripts import Transcript, read_transcripts
 from threadsafe_timeout.guard import LoopGuard
 
 SIZE = 2_000
-WORDS = ["the", "tool", "returned", "a", "status", "completed", "reader", "output", "value", "path", "json", "none", "step"]
+WORDS = ["the", "tool", "returned", "a", "status", "completed", "reader", "output", "value", "path", "json", "none"]
 
 
 def text(rng: random.Random, size: int = SIZE) -> str:

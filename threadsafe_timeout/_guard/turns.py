@@ -18,7 +18,7 @@ _FLEETING = re.compile(
     r"[0-9](?:[0-9]{3}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
     r"|[0-9]?:\d\d:\d\d(?:[.,]\d+)?|x[0-9a-fA-F]{6,}|[0-9]*(?:\.[0-9]+)? ?(?:ms|seconds?|secs?|s|minutes?)\b)"
 )
-_NUMBERS = {ord(char): None for char in "0123456789.,:-+ TZx"}
+_NUMBERS = {ord(char): None for char in "0123456789.,:-+ TZxabcdefABCDEF"}  # what times, durations and addresses are of
 
 
 def shortened(text: str) -> str:
