@@ -4,9 +4,8 @@
     python benchmarks/guard.py FOLDER           # calls saved and runs harmed on the recorded runs in that folder
 
 Cost: microseconds of this process's CPU per turn of 2 kB and a result of 2 kB, all detectors on, at turn 10 and at turn
-1,000; and the conversations `guard check` reads and judges per second. Worth: by limit and together; the limits were
-chosen on the first, third, … record, and the other half is reported for itself; with learning, in the order of the
-files; and each model by itself.
+1,000; and the conversations `guard check` reads and judges per second. Worth: by limit and together, on each half, with
+learning (in the order of the files, and shuffled), and for each model by itself.
 """
 
 from __future__ import annotations
@@ -129,8 +128,8 @@ def worth(folder: Path) -> None:
     for name in names:
         line(f"{name} alone", judged(everything, {other: None for other in names if other != name}))
     line("all", judged(everything))
-    line("all, the half they were chosen on", judged(everything[::2]))
-    line("all, the other half", judged(everything[1::2]))
+    line("all, every other record", judged(everything[::2]))
+    line("all, the others", judged(everything[1::2]))
     line("all, with learning, as in the file", judged(everything, learn=True))
     for seed in range(3):
         shuffled = random.Random(seed).sample(everything, len(everything))

@@ -226,16 +226,18 @@ def test_a_run_learns_which_loops_are_never_left(caplog):
     experience = Experience()
     assert [turns_until_ended(experience) for _ in range(100)] == [(4, False)] * 100
     assert "100 tasks of m ended in a loop of the kind cut_tags" not in caplog.text
+    ended = [turns_until_ended(experience) for _ in range(50)]
+    assert ended.count((3, True)) == 45, "and every tenth gets its full length"
+    assert ended.count((4, False)) == 5
     ended = [turns_until_ended(experience) for _ in range(20)]
-    assert ended.count((2, True)) == 18, "and every tenth gets its full length"
-    assert ended.count((4, False)) == 2
+    assert ended.count((2, True)) == 18, "and earlier still when half as many more were lost"
     assert "100 tasks of m ended in a loop of the kind cut_tags" in caplog.text
     assert turns_until_ended(experience, model="another") == (4, False), "of each model by itself"
 
 
 def test_one_that_leaves_its_loop_makes_the_run_careful(caplog):
     experience = Experience()
-    for _ in range(108):
+    for _ in range(150):
         turns_until_ended(experience)
     left = [turns_until_ended(experience, RECOVERED) for _ in range(10)]
     assert left.count((2, True)) >= 1
@@ -247,7 +249,7 @@ def test_one_that_leaves_its_loop_makes_the_run_careful(caplog):
 def test_a_search_after_a_loop_is_no_recovery():
     experience = Experience()
     again = Script("e", [*CUT.steps[:2], Say("<tool_search>x</tool_search>", "Found: y"), *CUT.steps])
-    for _ in range(100):
+    for _ in range(150):
         turns_until_ended(experience, again)
     assert turns_until_ended(experience) == (2, True)
 

@@ -1,8 +1,9 @@
 """What one run teaches about its loops: which kind, by which model, has never been left again.
 
 A loop is *survived* if the task called a tool after it, *lost* if it did not. Once `NEEDED` loops of one kind and model
-were lost and none survived, the next may be ended earlier. Every tenth still gets its full length, so that a model
-that can leave it is noticed; one that does makes the kind careful again, and then four times as many are needed.
+were lost and none survived, the next may be ended one turn after its `learns`; once half as many more were, at it. Every
+tenth still gets its full length, so that a model that can leave it is noticed; one that does makes the kind careful
+again, and then four times as many are needed.
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ class Experience:
             self._seen.pop(next(iter(self._seen)))
         return self._seen.setdefault(key, _Seen())
 
-    def may_end_early(self, kind: str, model: str) -> bool:
-        """Whether the loop at hand may be ended before its limit."""
+    def may_end_early(self, kind: str, model: str) -> int:
+        """Whether the loop at hand may be ended before its limit: 0: no, 1: a turn later, 2: at once."""
         with self._lock:
             seen = self._of(kind, model)
             if seen.lost < seen.needed:
-                return False
+                return 0
+            sure = seen.lost >= seen.needed * 3 // 2
             seen.chances += 1
             first, seen.told = not seen.told, True
             early = seen.chances % _PROBE != 0
@@ -64,7 +66,7 @@ class Experience:
                 "a loop is ended earlier (one in %d still gets its full length)",
                 seen.lost, model or "this run", kind, _PROBE, extra={"event": "guard_learned"},
             )  # fmt: skip
-        return early
+        return (2 if sure else 1) if early else 0
 
     def lost(self, kind: str, model: str) -> None:
         """A task ended in such a loop, and had the chance to leave it."""

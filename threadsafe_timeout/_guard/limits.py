@@ -32,8 +32,8 @@ class Limit:
         return "+".join(parts) or "off"
 
 
-# Chosen on one half of 1,526 recorded runs and reported on the other (docs/guards.md); those with a `warn` come from
-# agents with real tools. A count is reached at the turn that makes it so.
+# Chosen by 1,526 recorded runs (docs/guards.md says what they are worth there, on each half and for each model); those
+# with a `warn` come from agents with real tools. A count is reached at the turn that makes it so.
 DEFAULTS: dict[str, Limit] = {
     "searches": Limit(stop=4),
     "look_ups": Limit(stop=7),

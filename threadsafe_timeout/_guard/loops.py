@@ -81,7 +81,8 @@ class LoopGuard:
         ]
         self._said = [(one, limit) for one, limit in watched if type(one).said is not Detector.said]
         self._answered = [(one, limit) for one, limit in watched if type(one).answered is not Detector.answered]
-        self._in_loop: dict[str, bool] = {}  # kinds that experience learns of, and whether this one was ended early
+        self._in_loop: dict[str, int] = {}  # kinds that experience learns of, and how early this one may be ended
+        self._cut_short: str | None = None  # the kind of the loop that had no chance to be left
         self._turn: Turn | None = None
         self._joining: Said | None = None
         self._finished = False
@@ -125,8 +126,8 @@ class LoopGuard:
         loop = self.settle()
         if not self._finished:
             self._finished = True
-            for kind, early in self._in_loop.items():
-                if self._experience is not None and not early:
+            for kind in self._in_loop:
+                if self._experience is not None and kind != self._cut_short:
                     self._experience.lost(kind, self._model)
         return loop
 
@@ -193,12 +194,18 @@ class LoopGuard:
             self.notes.append(self._loop(detector, count, turn, "observe"))
 
     def _ends_early(self, detector: Detector, turn: Turn) -> bool:
-        if self._experience is None or detector.reached < detector.learns or detector.limit in self._in_loop:
+        if self._experience is None or detector.reached < detector.learns:
             return False
-        early = self._in_loop[detector.limit] = self._experience.may_end_early(detector.limit, self._model)
-        if early:
-            self.loop = replace(self._loop(detector, detector.reached, turn, "stop"), early=True)
-        return early
+        kind = detector.limit
+        if kind not in self._in_loop:
+            self._in_loop[kind] = self._experience.may_end_early(kind, self._model)
+        early = self._in_loop[kind]
+        if not early or detector.reached + early < detector.learns + 2:
+            return False
+        if early == 2:
+            self._cut_short = kind
+        self.loop = replace(self._loop(detector, detector.reached, turn, "stop"), early=True)
+        return True
 
     def _survived(self) -> None:
         for kind in self._in_loop:
