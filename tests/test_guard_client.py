@@ -29,13 +29,18 @@ TOLD = {"role": "user", "content": "No action was detected. Use the format that 
 
 
 def run(ask, turns=8):
-    """A runner's loop: how many answers it got, and what ended it."""
+    """A runner's loop: how many answers it got, and what ended it. It tries again whatever fails."""
     messages = [PROMPT]
     for turn in range(turns):
-        try:
-            answer = ask(messages)
-        except LoopDetected as exc:
-            return turn, exc
+        refused = None
+        for _attempt in range(3):
+            try:
+                answer = ask(messages)
+                break
+            except LoopDetected as exc:
+                refused = exc
+        else:
+            return turn, refused
         messages += [{"role": "assistant", "content": answer.choices[0].message.content}, TOLD]
     return turns, None
 

@@ -50,8 +50,8 @@ class ClientGuard:
         answers = sum(role_of(one) == "assistant" or str(get(one, "type")).endswith("_call") for one in messages)
         with self._lock:
             # Without an answer more than before it is the same question once more, to sample another answer, say, and
-            # not the next turn: no loop, however alike the answers are.
-            if self._guard.turns and answers <= self._answers:
+            # not the next turn: no loop, however alike the answers are. Where a loop was seen it is another attempt.
+            if self._guard.turns and (answers < self._answers or (answers == self._answers and not self._guard.loop)):
                 self._begin()
             self._answers = answers
             new = self._conversation.news(messages) if self._guard.turns else self._conversation.prompt(messages)

@@ -1,9 +1,9 @@
 """What one run teaches about its loops: which kind, by which model, has never been left again.
 
-A loop is *survived* if the task called a tool after it, *lost* if it did not. Once `NEEDED` loops of one kind and model
-were lost and none survived, the next may be ended one turn after its `learns`; once half as many more were, at it. Every
-tenth still gets its full length, so that a model that can leave it is noticed; one that does makes the kind careful
-again, and then four times as many are needed.
+A loop is *survived* if the task called a tool after it, *lost* if it did not. Once `NEEDED` loops of one kind and
+model were lost and none survived, the next may be ended one turn after its `learns`; once half as many more were, at
+it. Every tenth still gets its full length, so that a model that can leave it is noticed; one that does makes the kind
+careful again, and then four times as many are needed.
 """
 
 from __future__ import annotations
