@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout._errors import (
     Cancelled,
     DeadlineExceeded,
+    LoopDetected,
     MissingExtraError,
     PoolExhausted,
     SettingError,
@@ -33,7 +34,7 @@ from threadsafe_timeout._scope import (
 if TYPE_CHECKING:
     from threadsafe_timeout._callback_timer import Timer
     from threadsafe_timeout._events import Event
-    from threadsafe_timeout._guard import guard_interactive, guarded
+    from threadsafe_timeout._guard.guard import guard_interactive, guarded
     from threadsafe_timeout._health import PoolHealth, WorkerHealth
     from threadsafe_timeout._install import install, patched, uninstall
     from threadsafe_timeout._pool import ThreadPoolExecutor
@@ -51,6 +52,7 @@ __all__ = [
     "CheckpointWriter",
     "DeadlineExceeded",
     "Event",
+    "LoopDetected",
     "MissingExtraError",
     "Outcome",
     "PoolExhausted",
@@ -93,8 +95,8 @@ _LAZY = {
     "Timer": "_callback_timer",
     "WorkerHealth": "_health",
     "checkpointed": "checkpoint",
-    "guard_interactive": "_guard",
-    "guarded": "_guard",
+    "guard_interactive": "_guard.guard",
+    "guarded": "_guard.guard",
     "install": "_install",
     "keep_process": "_processes",
     "load_checkpoint": "checkpoint",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cancelled",
     "DeadlineExceeded",
+    "LoopDetected",
     "MissingExtraError",
     "PoolExhausted",
     "SettingError",
@@ -108,6 +109,22 @@ class Cancelled(BaseException):
 
     def __str__(self) -> str:
         return f"cancelled: {shown(self.scope.reason)}"
+
+
+class LoopDetected(ThreadsafeTimeoutError, RuntimeError):
+    """A conversation goes in circles, and `client_guard` is `stop`: the client makes no further call for it.
+
+    `kind` is the kind of the loop, `detail` says what was seen.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        # None of the words by which runners decide to try again ("timeout", "connection", "rate limit") is in it.
+        super().__init__(f"{kind}: {detail}; the conversation was ended (client_guard)")
+        self.kind = kind
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[LoopDetected], tuple[str, str]]:
+        return type(self), (self.kind, self.detail)
 
 
 class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):

@@ -29,7 +29,8 @@ __all__ = ["Event", "EventKind", "Events", "Listener"]
 logger = logging.getLogger("threadsafe_timeout")
 
 EventKind = Literal[
-    "overdue", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted", "limit"
+    "overdue", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted", "limit",
+    "loop",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ class Event:
     started, were ended), `late` (what an abandoned thread returned after all: its `outcome`, which no future gets),
     `respawned` (a worker died of `error` and was replaced), `exhausted` (more threads are abandoned than
     `max_abandoned`), `interrupted` (Ctrl-C while it was running), `limit` (the only wait for it had expired, and the
-    pool was left: it is cancelled).
+    pool was left: it is cancelled), `loop` (a guard ended the loop of its conversation; `reason` says which).
 
     `task` is its name, `key` what it is saved under, `worker` the thread's name, `elapsed` the seconds since it
     started, `where` the user's file, line and function the thread was in, `stack` the whole stack, without the values

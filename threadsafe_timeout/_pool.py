@@ -300,7 +300,8 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         - of those that failed or were abandoned, `timed_out` ended with `DeadlineExceeded`;
         - `late`: abandoned tasks that ended after all;
         - `replaced`: workers that took the place of another one, that was abandoned or died; `respawned`: of those that
-          died.
+          died;
+        - `loops`: loops of conversations that a guard ended in this pool's tasks.
         """
         return self._crew.stats()
 

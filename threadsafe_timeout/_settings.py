@@ -55,7 +55,15 @@ class Settings:
     max_consecutive_searches: int | None = 3
     """Search turns in a row before the loop is ended."""
     loop_guard: str = "stop"
-    """`stop`, `observe` (log only) or `off`."""
+    """What a guard may do about a loop: `stop`, `warn` (tell the model), `observe` (log only) or `off`."""
+    guard_limits: tuple[tuple[str, Any], ...] = ()
+    """Limits of the guard that are not the defaults, by name: `cut_tags=6, no_action=off, repeats=warn:3+stop:8`."""
+    guard_learn: bool = True
+    """Whether what the run has shown ends hopeless loops earlier."""
+    guard_repair: str = "off"
+    """`cut-tags`: an answer that ends in an unclosed tool tag gets the closing tag. It changes results."""
+    client_guard: str = "observe"
+    """What is done about a loop in the calls of openai's and anthropic's clients: `observe` (log), `stop` or `off`."""
     checkpoint: str | None = ".threadsafe_timeout/<runner>.jsonl"
     """Where finished tasks are saved; `<runner>` is the name of the program. None (`off`): nowhere."""
     resume: str = "unfinished"
@@ -120,6 +128,21 @@ def _choice(*choices: str) -> Callable[[Any], str]:
     return parse_choice
 
 
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word not in {"on", "off", "true", "false", "1", "0"}:
+        raise ValueError("must be on or off")
+    return word in {"on", "true", "1"}
+
+
+def _guard_limits(value: Any) -> tuple[tuple[str, Any], ...]:
+    from threadsafe_timeout._guard.limits import parse_limits  # only for a program that sets them
+
+    return parse_limits(value if value is not None else ())
+
+
 def _names(value: Any) -> tuple[str, ...]:
     words = value.split(",") if isinstance(value, str) else value
     try:
@@ -145,7 +168,11 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "http_timeout": _optional(_duration),
     "interactive_timeout": _optional(_duration),
     "max_consecutive_searches": _optional(_whole),
-    "loop_guard": _choice("stop", "observe", "off"),
+    "loop_guard": _choice("stop", "warn", "observe", "off"),
+    "guard_limits": _guard_limits,
+    "guard_learn": _switch,
+    "guard_repair": _choice("off", "cut-tags"),
+    "client_guard": _choice("observe", "stop", "off"),
     "checkpoint": _optional(_path),
     "resume": _choice("unfinished", "never", "always"),
     "retry": _statuses,

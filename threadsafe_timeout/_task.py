@@ -513,6 +513,17 @@ class TaskFuture(LightFuture):
         events.put(level, text, event)
         events.tell()
 
+    def loop_ended(self, kind: str, detail: str) -> None:
+        """A guard has ended a loop in this task: counted, and told to who listens."""
+        with self._crew.lock:
+            self._crew.loops += 1
+        events = self._crew.events
+        if events.wanted(logging.INFO):
+            event = replace(self.event("loop"), reason=f"{kind}: {detail}")
+            text = f"task {describe(self._task_name(), event.key)}: its loop was ended ({event.reason})"
+            events.put(logging.INFO, text, event)
+            events.tell()
+
     def event(self, kind: EventKind, **more: Any) -> Event:
         """An `Event` about this task, as it is now."""
         worker = self._crew.worker_of(self)

@@ -171,7 +171,7 @@ class Crew:
         self._threads_named = 0
         self.submitted = self.completed = self.failed = self.cancelled = self.given_up = 0
         self.timed_out = 0  # of the failed and the given up: those that ended with DeadlineExceeded
-        self.late_outcomes = self.respawned = self.replaced = 0
+        self.late_outcomes = self.respawned = self.replaced = self.loops = 0
         _exit.crews.add(self)
 
     def _make_locks(self) -> None:
@@ -692,6 +692,7 @@ class Crew:
                 "respawned": self.respawned,
                 "timed_out": self.timed_out + sum(worker.timed_out for worker in self.workers),
                 "replaced": self.replaced,
+                "loops": self.loops,
             }
 
     def after_fork_in_child(self) -> None:

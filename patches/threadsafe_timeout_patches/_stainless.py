@@ -9,12 +9,14 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _scope
+from threadsafe_timeout._guard.client import guard_of_request
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
 
 __all__ = ["apply"]
 
+_Wrapped = Callable[..., Any]
 _ENTRIES = (
     Entry(("request",), "SyncAPIClient"),
     Entry(("request",), "AsyncAPIClient", "async call"),
@@ -30,10 +32,41 @@ def apply(module: ModuleType, patching: Patching) -> None:
         return lambda: module.APITimeoutError(request=http.Request("POST", str(client.base_url)))
 
     patch_entries(module, patching, _ENTRIES, error)
+    patching.wrap_object(module.SyncAPIClient, "request", _guarded)
+    patching.wrap_object(module.AsyncAPIClient, "request", _guarded_async)
     patching.wrap_object(module.BaseClient, "_calculate_retry_timeout", _back_off)
 
 
-def _back_off(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _guarded(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Inside a scope the guard looks at the conversation that is sent, and at the answer: see `_guard.client`."""
+    body = _body(args, kwargs)
+    guard = None if _scope.current_scope() is None else guard_of_request(body)
+    if guard is not None:
+        guard.asks(body)
+    answer = wrapped(*args, **kwargs)
+    if guard is not None:
+        guard.answered(answer)
+    return answer
+
+
+async def _guarded_async(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    body = _body(args, kwargs)
+    guard = None if _scope.current_scope() is None else guard_of_request(body)
+    if guard is not None:
+        guard.asks(body)
+    answer = await wrapped(*args, **kwargs)
+    if guard is not None:
+        guard.answered(answer)
+    return answer
+
+
+def _body(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a client's `request(cast_to, options, …)` is to send."""
+    options = args[1] if len(args) > 1 else kwargs.get("options")
+    return getattr(options, "json_data", None)
+
+
+def _back_off(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """How long the client waits before its next attempt; ends the call if the server asks for more than is left."""
     seconds = wrapped(*args, **kwargs)
     call = _llm_call.current()

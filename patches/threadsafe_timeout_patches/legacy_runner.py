@@ -25,7 +25,8 @@ import wrapt
 
 from threadsafe_timeout import _scope
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._guard import guard_interactive
+from threadsafe_timeout._guard.guard import guard_interactive
+from threadsafe_timeout._guard.tally import cut_answers
 from threadsafe_timeout._install import Patching
 from threadsafe_timeout._settings import Settings, settings
 from threadsafe_timeout._task import Outcome, TaskOptions
@@ -42,7 +43,6 @@ logger = logging.getLogger("threadsafe_timeout")
 _TASK_FIELDS = (
     "model", "task_type", "prompt_type", "difficulty", "is_flawed", "flaw_type", "tool_success_rate", "task_instance",
 )  # fmt: skip
-_STATUS = {"timeout": "timeout", "search_loop": "loop"}
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
@@ -56,6 +56,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
     executor = vars(module).get("InteractiveExecutor")
     if executor is not None and executor.__module__ in {module.__name__, "__main__"}:
         guard_interactive(executor, wrap=patching.wrap)
+        patching.on_uninstall(cut_answers.tell)
 
 
 class Run:
@@ -235,7 +236,9 @@ def _fingerprint(task: object) -> str:
 
 def _status(result: Any) -> str:
     kind = result.get("error_type") if isinstance(result, dict) else None
-    return _STATUS.get(kind, "done") if isinstance(kind, str) else "done"
+    if not isinstance(kind, str):
+        return "done"
+    return "loop" if kind.endswith("_loop") else "timeout" if kind == "timeout" else "done"
 
 
 def timeout_record(task: object, error: DeadlineExceeded) -> dict[str, Any]:

@@ -7,7 +7,7 @@ How many assistant messages a conversation already holds is what turn it is. The
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from threadsafe_timeout.testing.fake_llm._mix import stable_hash
@@ -100,13 +100,24 @@ def _cycle(turn: int) -> str:
     return f"<tool_search>{('convert the input format', 'write the converted output')[turn % 2]}</tool_search>"
 
 
+def _cut(messages: Sequence[Message]) -> str:
+    return f"I run the first tool.\n<tool_call>{(required_tools(messages) or ['processing'])[0]}"
+
+
+def _alternate(messages: Sequence[Message], turn: int) -> str:
+    tools = [*required_tools(messages), "file_operations_reader", "data_processing_parser"]
+    return f"<tool_info>{tools[0] if turn % 2 == 0 else next(tool for tool in tools if tool != tools[0])}</tool_info>"
+
+
 def say(behaviour: str, task: str, messages: Sequence[Message]) -> str:
     """The next assistant message of a task that behaves like `behaviour`."""
     turn = sum(message.get("role") == "assistant" for message in messages)
-    if behaviour == "search":
-        return _search(task, turn)
-    if behaviour == "paraphrase":
-        return _paraphrase(turn)
-    if behaviour == "cycle":
-        return _cycle(turn)
-    return _good(messages, turn)
+    sayings: dict[str, Callable[[], str]] = {
+        "search": lambda: _search(task, turn),
+        "paraphrase": lambda: _paraphrase(turn),
+        "cycle": lambda: _cycle(turn),
+        "cut": lambda: _cut(messages),
+        "alternate": lambda: _alternate(messages, turn),
+        "empty": lambda: "",
+    }
+    return sayings.get(behaviour, lambda: _good(messages, turn))()

@@ -1,0 +1,156 @@
+"""What the guard costs, and what it is worth.
+
+    python benchmarks/guard.py                  # per turn, beside what it would be compared with
+    python benchmarks/guard.py FOLDER           # calls saved and runs harmed on the recorded runs in that folder
+
+Cost: microseconds of this process's CPU per turn of 2 kB and a result of 2 kB, all detectors on, at turn 10 and at turn
+1,000; and the conversations `guard check` reads and judges per second. Worth: by limit and together, on each half, with
+learning (in the order of the files, and shuffled), and for each model by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from threadsafe_timeout._guard.check import Check
+from threadsafe_timeout._guard.transcripts import Transcript, read_transcripts
+from threadsafe_timeout.guard import LoopGuard
+
+SIZE = 2_000
+WORDS = ["the", "tool", "returned", "a", "status", "completed", "reader", "output", "value", "path", "json", "none"]
+
+
+def text(rng: random.Random, size: int = SIZE) -> str:
+    words: list[str] = []
+    while sum(map(len, words)) + len(words) < size:
+        words.append(rng.choice(WORDS) + rng.choice(["", "", "", str(rng.randrange(100))]))
+    return " ".join(words)
+
+
+def in_chat(rng: random.Random, number: int) -> tuple[Any, Any]:
+    function = {"name": "read", "arguments": f'{{"path": "{number}.py"}}'}
+    call = {"id": f"c{number}", "type": "function", "function": function}
+    return (
+        {"role": "assistant", "content": text(rng), "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": f"c{number}", "content": text(rng)},
+    )
+
+
+def in_tags(rng: random.Random, number: int) -> tuple[Any, Any]:
+    said = f"{text(rng)}\n<tool_call>read_{number}</tool_call>"
+    return {"role": "assistant", "content": said}, {"role": "user", "content": text(rng)}
+
+
+def the_same_again(rng: random.Random, number: int) -> tuple[Any, Any]:
+    """The worst: every call is like the one before, and its result has to be looked at."""
+    said, _ = in_chat(rng, 1)
+    return said, {"role": "tool", "content": text(random.Random(7)) + f" item {number}"}
+
+
+def searches(rng: random.Random, number: int) -> tuple[Any, Any]:
+    said, heard = in_chat(rng, number)
+    said["tool_calls"][0]["function"] = {"name": "search", "arguments": f'{{"q": "{text(rng, 60)}"}}'}
+    return said, heard
+
+
+def cost(make: Callable[[random.Random, int], tuple[Any, Any]]) -> tuple[float, float]:
+    """Microseconds per turn, near turn 10 and near turn 1,000: the least of several rounds."""
+    early, late = [], []
+    for seed in range(3):
+        rng = random.Random(seed)
+        turns = [make(rng, number) for number in range(1010)]
+        guard, spent = LoopGuard(), []
+        for said, heard in turns:
+            started = time.perf_counter_ns()
+            guard.say(said)
+            guard.see(heard)
+            guard.settle()
+            spent.append((time.perf_counter_ns() - started) / 1000)
+        assert guard.loop is None, guard.loop
+        early.append(statistics.median(spent[5:20]))
+        late.append(statistics.median(spent[990:]))
+    return min(early), min(late)
+
+
+def per_second() -> float:
+    """Conversations of ten turns that are read from a file and judged, per second of CPU."""
+    import json
+
+    rng = random.Random(1)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "runs.jsonl")
+        with path.open("w") as file:
+            for number in range(1000):
+                said = [in_tags(rng, n)[0]["content"][-400:] for n in range(10)]
+                turns = [{"response": one, "feedback": text(rng, 700)} for one in said]
+                file.write(json.dumps({"id": number, "success": True, "turns": turns}) + "\n")
+        best = 0.0
+        for _ in range(3):
+            check, started = Check(), time.process_time()
+            for transcript in read_transcripts(path):
+                check.add(transcript)
+            best = max(best, check.runs / (time.process_time() - started))
+    return best
+
+
+def transcripts_in(folder: Path) -> Iterator[Transcript]:
+    for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz"), *folder.glob("*.json")]):
+        yield from read_transcripts(path)
+
+
+def judged(transcripts: list[Transcript], limits: dict[str, Any] | None = None, learn: bool = False) -> Check:
+    check = Check(limits, learn=learn)
+    for transcript in transcripts:
+        check.add(transcript)
+    return check
+
+
+def line(name: str, check: Check) -> None:
+    total = check.total
+    print(f"| {name} | {total.ended} | {check.share_saved(total):.2f} % | {total.harmed} of {check.successful} "
+          f"({check.share_harmed(total):.2f} %) |")  # fmt: skip
+
+
+def worth(folder: Path) -> None:
+    everything = list(transcripts_in(folder))
+    if not everything:
+        raise SystemExit(f"{folder} holds no recorded runs (*.jsonl, *.jsonl.gz, *.json)")
+    names = [name for name, limit in Check().limits.items() if limit.stop is not None]
+    print(f"{len(everything)} conversations, {sum(len(one.turns) for one in everything)} LLM calls\n")
+    print("| limit | runs ended | calls saved | successful runs harmed |\n|---|---|---|---|")
+    for name in names:
+        line(f"{name} alone", judged(everything, {other: None for other in names if other != name}))
+    line("all", judged(everything))
+    line("all, every other record", judged(everything[::2]))
+    line("all, the others", judged(everything[1::2]))
+    line("all, with learning, as in the file", judged(everything, learn=True))
+    for seed in range(3):
+        shuffled = random.Random(seed).sample(everything, len(everything))
+        line(f"all, with learning, shuffled ({seed})", judged(shuffled, learn=True))
+    for model in sorted({one.model for one in everything if one.model}):
+        line(model, judged([one for one in everything if one.model == model]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="with recorded runs")
+    folder = parser.parse_args().folder
+    if folder is not None:
+        worth(folder)
+        return
+    print("| 2 kB answer, 2 kB result | µs at turn 10 | µs at turn 1,000 |\n|---|---|---|")
+    for make in (in_chat, in_tags, searches, the_same_again):
+        early, late = cost(make)
+        print(f"| {make.__name__.replace('_', ' ')} | {early:.0f} | {late:.0f} |")
+    print(f"\nguard check: {per_second():.0f} conversations of ten turns per second")
+
+
+if __name__ == "__main__":
+    main()

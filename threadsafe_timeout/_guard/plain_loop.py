@@ -1,0 +1,92 @@
+"""A guard for a loop that is written out: `for turn in guarded_turns(messages): …`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._checks import check_seconds
+from threadsafe_timeout._guard.limits import limits_from
+from threadsafe_timeout._guard.loops import Loop, LoopGuard
+from threadsafe_timeout._guard.watch import limits_in_force, note_in_log, tell_pool
+
+__all__ = ["GuardedTurns", "guarded_turns"]
+
+logger = logging.getLogger("threadsafe_timeout")
+_READS = {"extract", "is_search", "polls", "search_tools", "experience", "model"}
+
+
+class GuardedTurns:
+    """The numbers of the turns, from 1 on, until the conversation is in a loop or its time is up.
+
+    `ended` says why it ended: the kind of the loop, "timeout", "max_turns", or None; `loop` is the loop. A conversation
+    that is shortened on the way is read on from its new end.
+    """
+
+    def __init__(self, messages: list[Any], timeout: float | None, max_turns: int | None, options: dict[str, Any]):
+        limits = {name: options.pop(name) for name in list(options) if name not in _READS}
+        limits_from(limits)
+        self._messages = messages
+        self._max_turns = max_turns
+        self._read = 0
+        self._guard = LoopGuard(**options, **limits_in_force(limits))
+        self._until = min(_scope.current_deadline(), float("inf") if timeout is None else _clock.monotonic() + timeout)
+        self.ended: str | None = None
+
+    @property
+    def loop(self) -> Loop | None:
+        return self._guard.loop
+
+    def __iter__(self) -> Iterator[int]:
+        turn = 0
+        try:
+            while self._goes_on(turn):
+                turn += 1
+                yield turn
+        finally:
+            self._look()
+            self._guard.finish()
+
+    def _look(self) -> None:
+        self._read = min(self._read, len(self._messages))
+        fresh = self._messages[self._read :]
+        self._read = len(self._messages)
+        self._guard.see(fresh)
+        self._guard.settle()
+        while self._guard.notes:
+            note_in_log(self._guard.notes.popleft(), "observed only")
+
+    def _goes_on(self, turn: int) -> bool:
+        self._look()
+        loop = self._guard.loop
+        if loop is not None:
+            self.ended = loop.kind
+            note_in_log(loop, "the loop is ended")
+            tell_pool(loop)
+        elif _clock.monotonic() >= self._until:
+            self.ended = "timeout"
+            logger.warning("threadsafe-timeout: the time of a guarded loop is up", extra={"event": "timeout"})
+        elif turn == self._max_turns:
+            self.ended = "max_turns"
+        return self.ended is None
+
+
+def guarded_turns(
+    messages: list[Any], *, timeout: float | None = None, max_turns: int | None = None, **options: Any
+) -> GuardedTurns:
+    """The turns of a loop of your own, guarded. `messages` is the list your loop appends to, answers and results.
+
+    `timeout`: seconds, from here, after which no further turn begins. `max_turns`: so many at most. `options`: what
+    `LoopGuard` takes. There is nobody to tell a warning, so those are logged.
+
+        turns = guarded_turns(messages, timeout=300, max_turns=50)
+        for turn in turns:
+            messages.append(ask(messages))
+            messages += run_tools(messages[-1])
+        print(turns.ended)
+    """
+    if timeout is not None:
+        check_seconds("timeout", timeout)
+    return GuardedTurns(messages, timeout, max_turns, options)
