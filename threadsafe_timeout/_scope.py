@@ -111,6 +111,7 @@ class CancelScope:
 
     _shield_until = -math.inf  # for shields a slot
     _fenced = False  # for a pool's tasks a slot
+    _of_task = False  # whether it is one of those
     _once = False  # alarms, which have no block, are owed once, and the rest of this (see _alarm)
     _armed_in: Collection[FrameType] = ()
     name: str | None
@@ -669,11 +670,11 @@ def cancelled_scope(*, always: bool = False) -> CancelScope | None:
     """The outermost cancelled scope around, or None. Not one that a shield keeps out; nor one that this thread cleans
     up after, unless `always`."""
     scope = _current.get()
-    task = task_scope() if workers else None
+    hidden: object = workers  # true while the context may hide the scope of this thread's task
     if scope is None:
-        if task is None:
+        if not hidden or (scope := task_scope()) is None:
             return None
-        scope, task = task, None
+        hidden = None
     now = _clock.monotonic()
     found = None
     while scope is not None:
@@ -682,13 +683,13 @@ def cancelled_scope(*, always: bool = False) -> CancelScope | None:
             scope._expire()  # the timer thread may be a moment late; a scope that was left stays as it was
         if scope._cancelled:
             found = scope
-        if scope is task:
-            task = None
+        if scope._of_task and scope._thread == get_ident():
+            hidden = None
         if scope._shield_until > now and not (always and type(scope) is _Inherited):
             break
         scope = scope._parent
-        if scope is None:
-            scope, task = task, None
+        if scope is None and hidden:
+            scope, hidden = task_scope(), None
     if found is not None and not always:
         return _kept_out(_chain())[1]
     return found
@@ -726,7 +727,8 @@ def context_for_children() -> Context:
 
 def check_cancelled() -> None:
     """Raise `Cancelled` if a scope around is cancelled and this is no clean-up: a cooperative point of your own."""
-    raise_if_cancelled()
+    while (scope := cancelled_scope()) is not None:
+        scope._deliver()
 
 
 def run_due_alarms() -> None:

@@ -72,6 +72,7 @@ class _TaskScope(_processes.ProcessOwner):
     scope does.)"""
 
     __slots__ = ("_fenced", "_softened", "catchable", "task")
+    _of_task = True
     _fenced: bool
     task: TaskFuture | None  # until the task is released: contexts that inherit the scope may outlive it by far
     catchable: bool  # whether the task's own handlers are to see its deadline first
