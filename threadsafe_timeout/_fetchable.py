@@ -125,18 +125,23 @@ class _Search:
     def _one_is_returned(self) -> bool:
         """Whether what one of my functions is about to return may be, or lead to, a future. It is on the function's
         stack, where nothing can look: so there is one more reference to it than all those that are seen."""
-        from threadsafe_timeout._liveness import returns_what_it_has
+        from threadsafe_timeout._liveness import on_stack_at, returns_what_it_has
 
-        if not any(
-            returns_what_it_has(frame.f_code, frame.f_lasti)
+        returning = [
+            frame
             for frame in self._mine
-            if _has_own_variables(frame) and not _is_ours(str(frame.f_globals.get("__name__")))
-        ):
+            if _has_own_variables(frame)
+            and not _is_ours(str(frame.f_globals.get("__name__")))
+            and returns_what_it_has(frame.f_code, frame.f_lasti)
+        ]
+        if not returning:
             return False
+        if any(self._named(frame) & on_stack_at(frame.f_code, frame.f_lasti) for frame in returning):
+            return True
         in_variables = Counter(self._values_of_variables())
         for one in self._holders.values():
-            # Two of them are the variable's and the call's. (In a generator, the variable would be an object's.)
-            if sys.getrefcount(one) - 2 > in_variables[id(one)] + _referred_to_by_objects(one):
+            # (In a generator, the variable would be an object's.)
+            if sys.getrefcount(one) - _OWN > in_variables[id(one)] + _referred_to_by_objects(one):
                 return True
         return False
 
@@ -161,6 +166,15 @@ class _Search:
             for frame in _outwards(top)
             if not _is_ours(str(frame.f_globals.get("__name__")))
         )
+
+
+def _own_references() -> int:
+    """How many references of those that `sys.getrefcount` counts are those of the variable it is called with."""
+    one = object()
+    return sys.getrefcount(one)
+
+
+_OWN = _own_references()
 
 
 def _referred_to_by_objects(one: object) -> int:

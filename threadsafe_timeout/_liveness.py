@@ -13,7 +13,7 @@ from types import CodeType
 
 from threadsafe_timeout._codemap import _exception_table
 
-__all__ = ["names_mentioned", "returns_what_it_has", "still_read"]
+__all__ = ["names_mentioned", "on_stack_at", "returns_what_it_has", "still_read"]
 
 # One instruction may do two things: LOAD_FAST_LOAD_FAST, STORE_FAST_LOAD_FAST.
 _ACCESS = re.compile(r"(LOAD|STORE|DELETE)_(?:FAST|DEREF|CLASSDEREF|CLOSURE|NAME|GLOBAL|FROM_DICT_OR)")
@@ -73,6 +73,38 @@ def returns_what_it_has(code: CodeType, offset: int) -> bool:
         argument = instruction.arg if instruction.opcode >= dis.HAVE_ARGUMENT else None
         for following, jump in ((step.following, False), (step.target, True)):
             pending.append((following, depth + dis.stack_effect(instruction.opcode, argument, jump=jump)))
+    return False
+
+
+def on_stack_at(code: CodeType, offset: int) -> frozenset[str]:
+    """The local variables whose values are on the stack of `code` at the call at `offset`. (From 3.14 on most have no
+    reference of their own there.) It errs towards more names."""
+    instructions = list(dis.get_instructions(code))
+    found: set[str] = set()
+    for number, instruction in enumerate(instructions):
+        if not instruction.opname.startswith("LOAD_FAST") or instruction.offset >= offset:
+            continue
+        value = instruction.argval
+        if _stays(instructions[number + 1 :], offset):
+            found.update(map(str, value if isinstance(value, tuple) else (value,)))
+    return frozenset(found)
+
+
+def _stays(following: list[dis.Instruction], offset: int) -> bool:
+    """Whether what was just pushed is still on the stack at `offset`, with nothing but straight code until there."""
+    depth = 1  # from the top, where it is the first
+    for instruction in following:
+        if instruction.offset >= offset:
+            return instruction.offset == offset
+        if instruction.opname in _ENDS:
+            return False
+        argument = instruction.arg if instruction.opcode >= dis.HAVE_ARGUMENT else None
+        if instruction.opname == "SWAP" and argument is not None and depth in (1, argument):
+            depth = 1 + argument - depth
+            continue
+        depth += dis.stack_effect(instruction.opcode, argument, jump=False)
+        if depth < 1:
+            return False
     return False
 
 
