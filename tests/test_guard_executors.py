@@ -11,7 +11,7 @@ import pytest
 from guard_conversations import GO_ON
 
 import threadsafe_timeout
-from threadsafe_timeout import ThreadPoolExecutor, _settings, guard_interactive, guarded, sleep
+from threadsafe_timeout import ThreadPoolExecutor, _settings, guard_interactive, guarded
 from threadsafe_timeout._guard.tally import CutAnswers, cut_answers
 from threadsafe_timeout.guard import LoopGuard, guarded_turns
 from threadsafe_timeout.testing import MockClock
@@ -404,13 +404,13 @@ def test_an_hour_of_turns_in_virtual_time():
         steps = 1000
 
         def ask(self, messages):
-            sleep(60)
+            clock.jump(60)
             return Agent.ask(self, messages)
 
         def run(self, task):
             return Agent.run(self, task)
 
-    with MockClock(autojump=0.001):
+    with MockClock() as clock:
         agent = guard_interactive(Slow(lambda n: call(n, arguments=f'{{"page": {n}}}')), 3600, execute="run", turn="ask", tools=None)
         result = agent.run("go")
     assert result["error_type"] == "timeout"

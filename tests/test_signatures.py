@@ -94,6 +94,9 @@ def test_every_call_of_the_original_is_one_of_what_replaces_it() -> None:
                         continue  # written in C, and does not say; see below
                     checked.add(f"{label}.{name}{suffix}")
                     problems += [f"{label}.{name}{suffix}{call}" for call in refused(original, replaced, bound=isinstance(owner, type) or isinstance(old, type))]
+    # From 3.14 on it takes any keyword, and hands it to a function that refuses it.
+    pool = "concurrent.futures.thread.ThreadPoolExecutor.__init__"
+    problems = [problem for problem in problems if not (problem.startswith(pool) and "any_name" in problem)]
     assert not problems, "\n".join(problems)
     assert {"threading.Condition.wait", "threading.Thread.join", "subprocess.run", "subprocess.Popen.communicate", "signal.signal"} <= checked
     assert {"concurrent.futures.thread.ThreadPoolExecutor.submit", "asyncio.tasks.run_coroutine_threadsafe"} <= checked

@@ -14,6 +14,7 @@ from threadsafe_timeout import (
     CancelScope,
     DeadlineExceeded,
     _clock,
+    _preload,
     _scope,
     _timer,
     check_cancelled,
@@ -152,9 +153,12 @@ def test_scopes_one_after_the_other_do_not_wake_the_thread_each(monkeypatch):
         looks.append(1)
         return take_due(due)
 
+    pause = threading.Event()
+    _timer.start()
+    while _preload.wanted:  # it looks after each module that it loads
+        pause.wait(0.001)
     monkeypatch.setattr(_timer, "_take_due", counted)
     _timer.shutdown()  # nothing is promised
-    pause = threading.Event()
     for _ in range(20):
         with deadline(3600):
             pass
