@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "MIGRATION.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Whose options a page's table is about; and those of other programs that pages mention.
-SUBJECT = {"replay.md": "replay", "fake-llm.md": "fake-llm", "doctor.md": "doctor", "checkpoints.md": "checkpoint"}
+SUBJECT = {"replay.md": "replay", "fake-llm.md": "fake-llm", "doctor.md": "doctor", "checkpoints.md": "checkpoint", "guards.md": "guard"}
 OTHERS = ("pip ", "python ", "pytest", "benchmarks/", "smart_batch_runner.py", "my_runner.py")
 BENCHMARKS = {"--records", "--rounds", "--threads"}
 
@@ -42,6 +42,10 @@ RUNS: dict[str, list[tuple[str, set[int]]]] = {
     ],
     "checkpoint import": [("checkpoint import imported.jsonl --from legacy results.json --set model=NAME", {0})],
     "checkpoint diff": [("checkpoint diff run.jsonl imported.jsonl", {1})],
+    "guard": [
+        ("guard check chats.jsonl", {0}),
+        ("guard check chats.jsonl --limits 'cut_tags=6, no_action=off' --json --no-learn --examples 1 --quiet", {0}),
+    ],
     "fake-llm": [(
         "fake-llm --port 0 --host 127.0.0.1 --mix good=60,hang=20,trickle=20 --log requests.jsonl --minute 1 --tasks 100 --seed 1 "
         "--deadline 5 --classifier hang --embeddings hang --storm 2 --task-pattern 'task (\\d+)' --until-stdin-closes", {0},
@@ -287,6 +291,8 @@ def prepare(environment: Environment) -> None:
     (environment.work / "runner.py").write_text("import sys, threadsafe_timeout\nassert sys.argv[1:] == ['--its', '--own', '--arguments']\n")
     result = {"success": True, "task_type": "simple", "prompt_type": "baseline"}
     (environment.work / "results.json").write_text(json.dumps([result]))
+    chat = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
+    (environment.work / "chats.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
     for name in ("run.jsonl", "imported.jsonl"):
         (environment.work / name).unlink(missing_ok=True)
     environment.code("from threadsafe_timeout.checkpoint import CheckpointWriter\n"

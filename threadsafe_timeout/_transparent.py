@@ -17,12 +17,13 @@ DEBUGGERS = frozenset({
 })  # fmt: skip
 # Packages whose functions hold locks, queues or half-made state between two lines. (Those that speak a protocol wait
 # in patched calls, which raise by themselves. Between two of them, a response that nobody has a name for yet would
-# keep its connection out of the pool for ever.)
+# keep its connection out of the pool for ever. Whatever is raised in a function that pydantic calls from C becomes an
+# error of pydantic's own.)
 PROTECTED = frozenset({
     "_frozen_importlib", "_weakrefset", "asyncio", "concurrent", "contextlib", "filelock", "h11", "h2", "http",
-    "httpcore", "httpcore2", "httpx", "httpx2", "importlib", "logging", "multiprocessing", "queue", "requests",
-    "socket", "ssl", "subprocess", "threading", "threadsafe_timeout", "threadsafe_timeout_patches", "urllib",
-    "urllib3", "weakref",
+    "httpcore", "httpcore2", "httpx", "httpx2", "importlib", "logging", "multiprocessing", "pydantic", "queue",
+    "requests", "socket", "ssl", "subprocess", "threading", "threadsafe_timeout", "threadsafe_timeout_patches",
+    "urllib", "urllib3", "weakref",
 }) | DEBUGGERS  # fmt: skip
 # Modules of packages that also call the program's own functions.
 _PROTECTED_MODULES = frozenset({"anthropic._base_client", "openai._base_client"})

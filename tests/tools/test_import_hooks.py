@@ -20,7 +20,7 @@ HOOKS = {
 CHECK = """
 import sys, threadsafe_timeout
 import httpx, httpcore, openai
-import importlib.machinery, wrapt
+import importlib.machinery, inspect, wrapt
 wanted = [
     ("openai._base_client", "SyncAPIClient", "request"), ("httpx._client", "Client", "send"),
     ("httpcore._sync.http_proxy", "TunnelHTTPConnection", "handle_request"),
@@ -28,7 +28,7 @@ wanted = [
 def functions():
     return [vars(getattr(sys.modules[module], owner))[name] for module, owner, name in wanted]
 assert [type(function) for function in functions()] == [wrapt.FunctionWrapper] * 3, functions()
-originals = [function.__wrapped__ for function in functions()]
+originals = [inspect.unwrap(function, stop=lambda one: type(one) is not wrapt.FunctionWrapper) for function in functions()]
 for module, _, _ in wanted:
     assert type(sys.modules[module].__spec__.loader) is not importlib.machinery.SourceFileLoader, "its hook did not find it"
 threadsafe_timeout.uninstall()
