@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pickle
 import queue
 import subprocess
@@ -16,7 +18,7 @@ from blocked import LONG
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
-from threadsafe_timeout import Cancelled, DeadlineExceeded, patched
+from threadsafe_timeout import Cancelled, DeadlineExceeded, check_cancelled, deadline, move_on_after, patched
 from threadsafe_timeout.testing.fake_llm import FakeLLM
 
 ITEMS = 6
@@ -206,3 +208,56 @@ def test_a_client_that_retries_does_not_eat_it():
             assert list(pool.map(work, [0, 1])) == [True, True]
         session.close()
         assert len(server.requests()) <= 2  # a slow machine may not get as far as to send one
+
+
+def test_a_library_that_passes_over_errors_gives_no_partial_result(tmp_path):
+    """`os.walk` goes on after an OSError, which a TimeoutError is."""
+    import concurrent.futures as cf
+
+    for name in range(8):
+        (tmp_path / str(name) / "x").mkdir(parents=True)
+    full = sum(len(folders) for _, folders, _ in os.walk(tmp_path))
+
+    def count(item):
+        try:
+            while True:
+                found = sum(len(folders) for _, folders, _ in os.walk(tmp_path))
+                if found != full:
+                    return found
+        except Exception:
+            return "record"
+
+    with cf.ThreadPoolExecutor(4) as pool:
+        results = []
+        for future in [pool.submit(count, item) for item in range(4)]:
+            future.make_catchable()
+            try:
+                results.append(future.result())
+            except DeadlineExceeded:
+                results.append("timeout")
+    assert set(results) <= {"record", "timeout"}
+
+
+def test_a_cancellation_in_a_task_group_stays_in_its_scope():
+    async def child():
+        while True:
+            check_cancelled()
+            await asyncio.sleep(0)
+
+    async def main(scope):
+        async with scope, asyncio.TaskGroup() as group:
+            group.create_task(child())
+
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(main(deadline(0.05)))
+    asyncio.run(main(move_on_after(0.05)))
+    with move_on_after(5) as scope, pytest.raises(ExceptionGroup) as caught:
+        with move_on_after(5) as inner:
+            inner.cancel()
+            try:
+                check_cancelled()
+            except BaseException as exc:
+                raise BaseExceptionGroup("both", [exc, ValueError("its own")]) from None
+    assert [type(exc) for exc in caught.value.exceptions] == [ValueError]
+    assert inner.cancelled_caught
+    assert not scope.cancelled_caught

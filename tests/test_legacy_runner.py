@@ -22,7 +22,7 @@ from threadsafe_timeout.testing.fake_llm import FakeLLM
 
 pytest.importorskip("openai")
 
-MINUTE = 0.4  # seconds of one legacy minute: a task's ten minutes are four seconds
+MINUTE = 0.5  # seconds of one legacy minute: a task's ten minutes are five seconds
 TASKS = 12
 MIX = {"hang": 4, "trickle": 3, "search": 2, "good": 3}
 LINE = "import threadsafe_timeout.auto\n"

@@ -26,7 +26,7 @@ from typing import Any
 
 from threadsafe_timeout._threads import DaemonThread
 
-__all__ = ["current_frames", "frames_of_others", "is_installed", "users_frame"]
+__all__ = ["current_frames", "frames_of_others", "is_installed", "is_users", "users_frame"]
 
 _lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
 _orphans: list[FrameType] = []  # to be let go of by another thread; single operations only, which are atomic
@@ -138,6 +138,11 @@ def _is_in_packages(filename: str) -> bool:
 def is_installed(filename: str) -> bool:
     """Whether a file is the standard library's or an installed package's: not the program's own."""
     return _is_standard(filename) or _is_in_packages(filename)
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether a frame is of the program's own code: not the standard library's, nor an installed package's."""
+    return not is_installed(frame.f_code.co_filename)
 
 
 def users_frame(frame: FrameType | None) -> tuple[str, int, str] | None:

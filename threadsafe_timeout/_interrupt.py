@@ -309,7 +309,7 @@ def on_line(frame: FrameType, offset: int) -> None:
         return
     scope, anchor = owed
     insist = may_insist(target, scope)
-    if target.raised and not insist:
+    if (target.raised and not insist) or not (insist or scope._may_strike(frame)):
         return
     if _may_raise(frame, offset, anchor, insist) or scope._is_over(frame):
         target.raised = not scope._once

@@ -251,7 +251,8 @@ class AsyncException:
         if scope._once and (self._failed.get(ident, 0) < _LAST_RESORT or not scope._will_raise()):
             return object()  # its handler may return, so it is to run in a trace function; look again, then ask
         _sent[ident] = scope
-        if _interrupt._may_raise(frame, lands, anchor, insist) and self._send_at(ident, frame, offset, anchor, shields):
+        strikes = (insist or scope._may_strike(frame)) and _interrupt._may_raise(frame, lands, anchor, insist)
+        if strikes and self._send_at(ident, frame, offset, anchor, shields):
             target.raised = True
             return None
         return id(frame), offset

@@ -309,7 +309,19 @@ class CancelScope:
             return False
         for clean_up in list(self._delivered.values()):
             clean_up.forget()
+        if isinstance(exc, BaseExceptionGroup):
+            return self._close_group(exc, own)
         return self._close(exc, own or (isinstance(exc, Cancelled) and exc.scope is self))
+
+    def _close_group(self, group: BaseExceptionGroup[BaseException], own: bool) -> bool:
+        """The same for what a task group makes of several errors: its own cancellation does not leave it in there."""
+        mine, rest = group.split(lambda exc: isinstance(exc, Cancelled) and exc.scope is self)
+        if mine is None:
+            return self._close(group, own)
+        if rest is not None and not isinstance(self, _FailScope):
+            self.cancelled_caught = True
+            raise rest from None
+        return self._close(group, True)
 
     def _misnested(self, inside: CancelScope | None, frame: FrameType | None, exc: BaseException | None) -> None:
         while inside is not None and inside._once:  # an alarm that was set in here ends here
@@ -383,6 +395,10 @@ class CancelScope:
     def _owed(self, frame: FrameType | None = None) -> Cancelled | DeadlineExceeded:
         """What is to be raised in this thread; the grace of its clean-up begins with the first one."""
         return _clean_up.deliver(self, _chain(shielded=True), frame or _getframe(1))
+
+    def _may_strike(self, frame: FrameType) -> bool:
+        """Whether a polite interrupt may come there, `frame` being the innermost one."""
+        return True
 
     def _soften(self, cancelled: Cancelled) -> DeadlineExceeded | None:
         """What is raised in place of `cancelled` for the code inside to catch; None if that has to stay."""

@@ -27,7 +27,7 @@ from threadsafe_timeout import _clean_up, _clock, _interrupt, _processes, _scope
 from threadsafe_timeout._catchable import in_library
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._events import Event, EventKind, describe
-from threadsafe_timeout._frames import frames_of_others, users_frame
+from threadsafe_timeout._frames import frames_of_others, is_users, users_frame
 from threadsafe_timeout._future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 from threadsafe_timeout._names import name_of
 from threadsafe_timeout._text import shown
@@ -89,11 +89,15 @@ class _TaskScope(_processes.ProcessOwner):
     def _owed(self, frame: FrameType | None = None) -> Cancelled | DeadlineExceeded:
         cancelled = super()._owed(frame)
         assert isinstance(cancelled, Cancelled)
-        if self.catchable and not in_library():
+        # A busy library may have a handler of its own (`os.walk` passes over an OSError), and go on with less.
+        if self.catchable and not in_library() and (frame is None or is_users(frame)):
             return self._soften(cancelled) or cancelled
         if self._thread == get_ident():
             self._softened = False
         return cancelled
+
+    def _may_strike(self, frame: FrameType) -> bool:
+        return not self.catchable or is_users(frame)
 
     def _soften(self, cancelled: Cancelled) -> DeadlineExceeded | None:
         """Once, in the task's own thread, for its own deadline."""
@@ -231,6 +235,10 @@ class TaskFuture(LightFuture):
         except BaseException as exc:
             if self._rung is not None:
                 self.end_processes(scope, all_of_them=False)
+            if isinstance(exc, BaseExceptionGroup) and exc.subgroup(Cancelled) is not None:
+                error = self._timed_out(self._reason)  # a scope around the task was cancelled, in a task group
+                error.__cause__ = exc
+                return None, error
             # The future gets whatever it is, as in the standard pool, from the task's own frame on.
             return None, self._error_of(exc.with_traceback(_theirs(exc)))
         finally:
