@@ -14,6 +14,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -514,7 +515,8 @@ def test_another_process_with_the_same_number_is_not_killed(child):
 
 
 def test_without_descriptors_for_processes_it_is_the_same(child, monkeypatch):
-    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    without = {name: value for name, value in vars(os).items() if name != "pidfd_open"}
+    monkeypatch.setattr(_process_tree, "os", types.SimpleNamespace(**without))  # others use it as well
     test_another_process_with_the_same_number_is_not_killed(child)
 
 
