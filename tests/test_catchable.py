@@ -210,6 +210,7 @@ def test_a_client_that_retries_does_not_eat_it():
         assert len(server.requests()) <= 2  # a slow machine may not get as far as to send one
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # os.walk's
 def test_a_library_that_passes_over_errors_gives_no_partial_result(tmp_path):
     """`os.walk` goes on after an OSError, which a TimeoutError is."""
     import concurrent.futures as cf

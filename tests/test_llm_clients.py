@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import threading
 import time
 
@@ -360,9 +361,12 @@ def test_a_retry_after_that_is_longer_than_what_is_left_ends_the_call_at_once(ki
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_an_attempt_that_would_come_too_late_is_not_waited_for(kind):
-    with Peer(refusing(500, b"")) as peer, limits(llm_timeout=0.3):
+def test_an_attempt_that_would_come_too_late_is_not_waited_for(kind, monkeypatch):
+    with Peer(refusing(500, b"")) as peer, limits(llm_timeout=20):
         client = kind(peer.url)
+        base = sys.modules[client.errors.__name__.partition(".")[0] + "._base_client"]
+        for name in ("INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY"):
+            monkeypatch.setattr(base, name, 60.0)
         with pytest.raises(client.errors.APITimeoutError) as caught:
             ask(client, "sync")
         assert_timed_out(caught.value, "next attempt")
