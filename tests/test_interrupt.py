@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures.thread
 import contextlib
 import dis
+import gc
 import importlib
 import itertools
 import logging
@@ -31,6 +32,7 @@ from threadsafe_timeout import (
     shield,
 )
 from threadsafe_timeout._codemap import CodeMap, Verdict
+from threadsafe_timeout._transparent import is_protected
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import stress_interrupt
@@ -748,3 +750,18 @@ def test_with_the_jit_on_what_is_not_interrupted_is_abandoned():
     if ran.stdout == "no JIT\n":
         pytest.skip("this build has no JIT")
     assert ran.stdout == "abandoned\n", ran.stderr
+
+
+def test_never_in_a_callback_of_the_collector():
+    seen = []
+
+    def callback(phase, info):
+        seen.append(is_protected(sys._getframe()))
+
+    gc.callbacks.append(callback)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(callback)
+    assert seen
+    assert all(seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -51,6 +52,9 @@ def is_protected(frame: FrameType) -> bool:
     """Whether no exception may pass through this frame."""
     code = frame.f_code
     if code.co_name in _CRITICAL_NAMES:
+        return True
+    # The collector calls these wherever it runs. What they raise is printed and dropped.
+    if gc.callbacks and any(getattr(callback, "__code__", None) is code for callback in gc.callbacks):
         return True
     module = frame.f_globals.get("__name__")
     if not isinstance(module, str):
