@@ -25,7 +25,6 @@ import inspect
 import logging
 import math
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from signal import SIG_DFL, SIGALRM
@@ -38,7 +37,7 @@ from threadsafe_timeout import _clock, _interrupt, _timer
 from threadsafe_timeout._clean_up import NOBODY
 from threadsafe_timeout._codemap import code_map
 from threadsafe_timeout._frames import frames_of_others
-from threadsafe_timeout._scope import _ACTIVE, _DONE, CancelScope, _current
+from threadsafe_timeout._scope import _ACTIVE, _DONE, CancelScope, _current, workers
 from threadsafe_timeout._text import shown
 
 __all__ = ["Alarm", "Handler", "off_main_thread", "unset_all"]
@@ -188,8 +187,8 @@ class Alarm(CancelScope):
             if task is not None:
                 return task
             scope = scope._parent
-        pools = sys.modules.get("threadsafe_timeout._exit")  # the context may be a copy of one from elsewhere
-        return pools.task_of_thread(self._thread) if pools is not None else None
+        worker = workers.get(self._thread)  # the context may be a copy of one from elsewhere
+        return getattr(worker.scope_in_force(), "task", None) if worker is not None else None
 
     def _has_outlived(self) -> bool:
         """Whether it surely has. A thread that moves while its stack is walked may seem to; it will find out itself."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXHAUSTED_STATUS", "INTERRUPTED_WAIT", "afterwards", "crews", "exiting", "hurry_interrupted", "leave",
-    "note_interrupted", "stop_interrupted", "task_of_thread",
+    "note_interrupted", "stop_interrupted",
 ]  # fmt: skip
 
 logger = logging.getLogger("threadsafe_timeout")
@@ -122,16 +122,6 @@ def _keep_interrupted_status() -> None:
     that any `exec` resets, such as those in modules with dataclasses that were imported just now."""
     with contextlib.suppress(KeyboardInterrupt):
         exec("raise KeyboardInterrupt")
-
-
-def task_of_thread(ident: int) -> TaskFuture | None:
-    """The task that a thread runs."""
-    for crew in _all_crews():
-        with crew.lock:
-            for worker in crew.workers:
-                if worker.thread.ident == ident:
-                    return worker.task
-    return None
 
 
 def _all_crews() -> list[Crew]:
