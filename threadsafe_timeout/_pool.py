@@ -51,8 +51,9 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
     - `grace`: seconds between those steps (default: the `grace` setting, 2).
     - `max_abandoned`: how many abandoned threads may be alive before `submit` raises `PoolExhausted`
       (default: 256, or twice the workers if that is more).
-    - `on_exhausted`: with `"raise"`, `submit` then raises `PoolExhausted`. With `"exit"`, pending results are saved, the
-      stack of every task is logged, and the process exits with status 75 (default: the `on_exhausted` setting, `raise`).
+    - `on_exhausted`: with `"raise"`, `submit` then raises `PoolExhausted`. With `"exit"`, pending results are saved,
+      the stack of every task is logged, and the process exits with status 75 (default: the `on_exhausted` setting,
+      `raise`).
     - `on_expired_wait`: what happens when the pool is left to a task whose only wait with a timeout has expired and
       whose outcome nothing can ask for any more. `"cancel"`: it is cancelled. `"single"`: only if it is the one task of
       a pool with one worker. `"wait"`: the pool waits for it, as the standard pool does (default: the
@@ -235,9 +236,9 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Like the standard `map`: results come in order, the first error or timeout is raised, and leaving the iterator
-        early cancels pending tasks, but not running ones.
+        """Like the standard `map`: results come in order, and the first error or timeout is raised.
 
+        Leaving the iterator early cancels pending tasks, but not running ones.
         `chunksize` has no effect with threads. `buffersize` (also before Python 3.14) is how many tasks are submitted
         ahead of the results that were taken; by default all are submitted at once.
 
@@ -313,7 +314,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         return self._crew.stats()
 
     def health(self) -> PoolHealth:
-        """What each worker is doing, where, and since when it has made no progress. Looking does not stop the workers."""
+        """What each worker is doing, where, and since when it has made no progress. This stops no worker."""
         return health_of(self._crew)
 
     def on_event(self, callback: Callable[[Event], object]) -> Listener:

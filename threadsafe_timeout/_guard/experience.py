@@ -37,7 +37,10 @@ class _Seen:
 
 
 class Experience:
-    """Shared by the guards of one run; any thread may use it. It is kept in memory only. `quiet`: it logs nothing."""
+    """What a run has shown about loops. The guards of one run share it; any thread may use it.
+
+    It is kept in memory only. With `quiet` it logs nothing.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -51,7 +54,7 @@ class Experience:
         return self._seen.setdefault(key, _Seen())
 
     def may_end_early(self, kind: str, model: str) -> int:
-        """Whether the loop at hand may be ended before its limit: 0: no, 1: a turn later, 2: at once."""
+        """Whether this loop may be ended before its limit. 0: no, 1: a turn later, 2: at once."""
         with self._lock:
             seen = self._of(kind, model)
             if seen.lost < seen.needed:
@@ -69,12 +72,12 @@ class Experience:
         return (2 if sure else 1) if early else 0
 
     def lost(self, kind: str, model: str) -> None:
-        """A task ended in such a loop, and had the chance to leave it."""
+        """Note that a task ended in such a loop, although it had the chance to leave it."""
         with self._lock:
             self._of(kind, model).lost += 1
 
     def survived(self, kind: str, model: str) -> None:
-        """A task left such a loop and called a tool."""
+        """Note that a task left such a loop and called a tool."""
         with self._lock:
             seen = self._of(kind, model)
             had, seen.told = seen.told, False
