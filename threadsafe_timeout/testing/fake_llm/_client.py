@@ -108,7 +108,8 @@ class FakeLLM:
     def begin_run(self, name: str) -> float:
         """Start a run called `name`. Returns its time on the server's clock.
 
-        The deadlines of all tasks are counted from the start again. A task keeps its behaviour. Open requests stay in the run in which they began.
+        The deadlines of all tasks are counted from the start again. A task keeps its behaviour. Open requests stay in
+        the run in which they began.
         """
         connection = http.client.HTTPConnection(self.options.host, self.port, timeout=_START_SECONDS)
         try:
