@@ -39,6 +39,6 @@ def test_what_leads_nowhere_is_found(tmp_path: Path):
 
 def test_anchors_are_those_of_github():
     assert slug("3.14 and 3.15") == "314-and-315"
-    assert slug("`map` and its like") == "map-and-its-like"
+    assert slug("`map` and similar functions") == "map-and-similar-functions"
     assert slug("`multiprocessing.pool.ThreadPool`") == "multiprocessingpoolthreadpool"
     assert html('<h2 id="a">x</h2><img src="p.png">') == ({"a"}, ["p.png"])
