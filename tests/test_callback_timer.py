@@ -20,7 +20,7 @@ LONG = 30.0
 
 
 def run_program(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False, **options)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 def test_it_has_the_interface_of_the_standard_class():

@@ -116,6 +116,6 @@ def test_ours_stoppable_thread():
     thread = ours.StoppableThread(target=run, daemon=True)
     thread.start()
     thread.stop(KeyError)
-    assert stopped.wait(30)
-    thread.join(30)
+    assert stopped.wait(120)
+    thread.join(120)
     thread.stop(KeyError)  # has ended: nothing to do

@@ -136,7 +136,7 @@ def test_ours_signal_timeout_works_off_the_main_thread():
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(120)
     assert states == [ours.SignalTimeout.TIMED_OUT]
     with ours.SignalTimeout(0.5) as limit:  # a fraction of a second is no limit, as with an alarm
         pass

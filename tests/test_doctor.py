@@ -34,7 +34,7 @@ def states(found):
 
 
 def python(code, cwd, *, status=0):
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == status, done.stderr
     return done
 

@@ -388,7 +388,7 @@ def test_a_pool_counts_and_tells_of_loops_that_were_ended():
     events = []
     with ThreadPoolExecutor(2) as pool:
         with pool.on_event(events.append):
-            result = pool.with_options(name="task 7").submit(agent.run, "go").result(30)
+            result = pool.with_options(name="task 7").submit(agent.run, "go").result(120)
             pool.shutdown()
         stats = pool.stats()
     assert result["error_type"] == "repeat_loop"

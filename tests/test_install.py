@@ -25,7 +25,7 @@ def clean(monkeypatch, tmp_path):
 def run_python(code: str, *, cwd: Path, name: str = "program.py", env=None) -> str:
     (cwd / name).write_text(textwrap.dedent(code))
     done = subprocess.run(
-        [sys.executable, name], cwd=cwd, capture_output=True, text=True, timeout=60, check=False, env=env
+        [sys.executable, name], cwd=cwd, capture_output=True, text=True, timeout=120, check=False, env=env
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -180,7 +180,7 @@ def test_run_command_is_the_one_line(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-m", "threadsafe_timeout.cli", "run", "program.py", "--a", "b"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert done.stdout == "threadsafe_timeout_patches.futures ['--a', 'b'] 7 __main__\n"

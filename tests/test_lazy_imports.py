@@ -61,7 +61,7 @@ def run(folder, program, *options):
     (folder / "slow_to_import.py").write_text(SLOW)
     (folder / "program.py").write_text(program)
     ran = subprocess.run(
-        [sys.executable, *options, "program.py"], cwd=folder, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, *options, "program.py"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
     assert ran.stdout == "ok\n", ran.stderr
 

@@ -101,7 +101,7 @@ def decorator():
         pytest.skip("no SIGALRM here")
     timeout_decorator = pytest.importorskip("timeout_decorator")
     with patched(checkpoint="off"), ThreadPoolExecutor(1) as pool:
-        timeout_decorator.in_a_worker = lambda function, *args, **kwargs: pool.submit(function, *args, **kwargs).result(60)
+        timeout_decorator.in_a_worker = lambda function, *args, **kwargs: pool.submit(function, *args, **kwargs).result(120)
         yield timeout_decorator
     del timeout_decorator.in_a_worker
 

@@ -94,7 +94,7 @@ def test_every_shape_is_left_by_an_alarm(shape):
         outcome = []
         thread = threading.Thread(target=lambda: outcome.append(one(shape, 0.002)), daemon=True)
         thread.start()
-        thread.join(20)
+        thread.join(120)
         assert outcome == [[]]
     assert not _alarm._set
 

@@ -68,7 +68,7 @@ def test_the_fixtures_are_found_where_the_package_is_installed(tmp_path):
     )
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "-p", "no:cacheprovider", str(tmp_path)],
-        capture_output=True, text=True, timeout=50, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr
     assert "2 passed" in process.stdout
