@@ -205,7 +205,8 @@ class Errors(_SameAgain):
 
 
 class Cycles(Detector):
-    """Two to five calls that come again and again in the same order, with the same results."""
+    """Two to five calls that come again and again in the same order, with the same results. Where they are one call whose
+    results come again, the results have to be the same letter by letter: what asks one thing all the time mostly waits."""
 
     limit, kind = "cycles", "cycle_loop"
 
@@ -213,14 +214,22 @@ class Cycles(Detector):
         super().__init__(streak)
         self._turns: deque[Turn | None] = deque(maxlen=5)
         self._run = [0] * 6  # by period: how many turns in a row equal the one that many turns before
+        self._one_call = 0  # how many turns in a row make the same call as the one before
         self._period = 0
+
+    def _comes_again(self, turn: Turn, period: int) -> bool:
+        other = self._turns[-period] if period <= len(self._turns) else None
+        if other is None or other.call != turn.call:
+            return False
+        return turn.told_exactly(other) if self._one_call >= period > 1 else turn.told_like(other)
 
     def answered(self, turn: Turn) -> int:
         known = turn.acts and not turn.polls
+        last = self._turns[-1] if self._turns else None
+        self._one_call = self._one_call + 1 if known and last is not None and last.call == turn.call else 0
         best = 0
         for period in range(1, 6):
-            other = self._turns[-period] if known and period <= len(self._turns) else None
-            self._run[period] = self._run[period] + 1 if other is not None and turn.again(other) else 0
+            self._run[period] = self._run[period] + 1 if known and self._comes_again(turn, period) else 0
             whole = self._run[period] // period + 1
             if period > 1 and whole > best and self._run[1] < period:
                 best, self._period = whole, period

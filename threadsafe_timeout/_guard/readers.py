@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from threadsafe_timeout._guard.alike import LONGEST, shortened
 from threadsafe_timeout._guard.limits import polls as waits
 from threadsafe_timeout._guard.tags import cut_tag, tag_calls
-from threadsafe_timeout._guard.turns import LONGEST, Action, Heard, Said, shortened
+from threadsafe_timeout._guard.turns import Action, Heard, Said
 
 __all__ = ["Reader", "get", "role_of"]
 
