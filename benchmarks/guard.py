@@ -3,14 +3,18 @@
     python benchmarks/guard.py                  # per turn, beside what it would be compared with
     python benchmarks/guard.py FOLDER           # calls saved and runs harmed on the recorded runs in that folder
 
+    python benchmarks/guard.py FOLDER --growth  # what learning adds with the number of tasks (takes minutes)
+
 Cost: microseconds of this process's CPU per turn of 2 kB and a result of 2 kB, all detectors on, at turn 10 and at turn
-1,000; and the conversations `guard check` reads and judges per second. Worth: by limit and together, on each half, with
-learning (in the order of the files, and shuffled), and for each model by itself.
+1,000; and the conversations `guard check` reads and judges per second. Worth: by limit and together, with learning, and for
+each model by itself. Then on records that had no part in the choice: limits chosen by the rule of `chosen` on one half and
+judged on the other, both ways, and chosen on all models but one and judged on that one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import time
@@ -48,8 +52,22 @@ def in_tags(rng: random.Random, number: int) -> tuple[Any, Any]:
     return {"role": "assistant", "content": said}, {"role": "user", "content": text(rng)}
 
 
+def other_numbers(rng: random.Random, number: int) -> tuple[Any, Any]:
+    """The same call again and again, and all the numbers in its result are others."""
+    said, _ = in_chat(rng, 1)
+    items = [{"id": number + place, "value": rng.random()} for place in range(80)]
+    return said, {"role": "tool", "content": json.dumps(items)[:SIZE]}
+
+
+def log_lines(rng: random.Random, number: int) -> tuple[Any, Any]:
+    """The same call again and again, and its result has times and a counter in each line."""
+    said, _ = in_chat(rng, 1)
+    lines = [f"2026-01-01 10:{number % 60:02d}:{n:02d} worker {n} has {number} items, {number}.5 ms" for n in range(60)]
+    return said, {"role": "tool", "content": "\n".join(lines)[:SIZE]}
+
+
 def the_same_again(rng: random.Random, number: int) -> tuple[Any, Any]:
-    """The worst: every call is like the one before, and its result has to be looked at."""
+    """Every call is like the one before, and its result has to be looked at to the end."""
     said, _ = in_chat(rng, 1)
     return said, {"role": "tool", "content": text(random.Random(7)) + f" item {number}"}
 
@@ -81,8 +99,6 @@ def cost(make: Callable[[random.Random, int], tuple[Any, Any]]) -> tuple[float, 
 
 def per_second() -> float:
     """Conversations of ten turns that are read from a file and judged, per second of CPU."""
-    import json
-
     rng = random.Random(1)
     with TemporaryDirectory() as folder:
         path = Path(folder, "runs.jsonl")
@@ -131,22 +147,81 @@ def worth(folder: Path) -> None:
     line("all, every other record", judged(everything[::2]))
     line("all, the others", judged(everything[1::2]))
     line("all, with learning, as in the file", judged(everything, learn=True))
-    for seed in range(3):
-        shuffled = random.Random(seed).sample(everything, len(everything))
-        line(f"all, with learning, shuffled ({seed})", judged(shuffled, learn=True))
     for model in sorted({one.model for one in everything if one.model}):
         line(model, judged([one for one in everything if one.model == model]))
+    unseen(everything)
+
+
+TRIED = {"cut_tags": range(2, 8), "same_response": range(2, 8), "no_action": range(2, 8), "look_ups": range(4, 10)}
+Outcome = tuple[int, bool]  # what one limit alone does to one record: calls saved, and whether it harms
+
+
+def outcomes(everything: list[Transcript]) -> dict[tuple[str, int], list[Outcome]]:
+    """For each limit and value that is tried, what it does by itself to each record."""
+    found: dict[tuple[str, int], list[Outcome]] = {}
+    for name, values in TRIED.items():
+        for value in values:
+            limits = {other: value if other == name else None for other in Check().limits}
+            checks = [judged([one], limits) for one in everything]
+            found[name, value] = [(check.total.saved, bool(check.total.harmed)) for check in checks]
+    return found
+
+
+def chosen(found: dict[tuple[str, int], list[Outcome]], places: list[int]) -> dict[str, int]:
+    """The rule: of each limit the least value that, by itself, harms none of the successful runs at these places; and
+    one more for a limit that saves less than one call in a hundred there."""
+    limits = {}
+    for name, values in TRIED.items():
+        harmless = [value for value in values if not any(found[name, value][place][1] for place in places)]
+        limits[name] = least = min(harmless, default=values[-1])
+        calls_saved = sum(found[name, least][place][0] for place in places)
+        limits[name] += calls_saved < 0.1 * len(places)  # of ten calls each
+    return limits
+
+
+def unseen(everything: list[Transcript]) -> None:
+    """Limits chosen without the records they are judged on."""
+    found = outcomes(everything)
+    places = range(len(everything))
+    splits = [
+        (f"half {half + 1}", [place for place in places if place % 2 != half], [place for place in places if place % 2 == half])
+        for half in (0, 1)
+    ]
+    for model in sorted({one.model for one in everything if one.model}):
+        inside = [place for place in places if everything[place].model == model]
+        splits.append((model, [place for place in places if everything[place].model != model], inside))
+    print("\n| judged on, and chosen on all else | limits chosen | calls saved | harmed | the defaults there: calls saved "
+          "| harmed |\n|---|---|---|---|---|---|")  # fmt: skip
+    for name, learned_from, judged_on in splits:
+        limits = chosen(found, learned_from)
+        records = [everything[place] for place in judged_on]
+        cells = []
+        for check in (judged(records, dict(limits)), judged(records)):
+            cells.append(f"{check.share_saved(check.total):.2f} % | {check.total.harmed} of {check.successful}")
+        print(f"| {name} | {', '.join(f'{key} {value}' for key, value in limits.items())} | {' | '.join(cells)} |")
+
+
+def growth(folder: Path) -> None:
+    """With learning: so many runs, drawn from all records and from each half."""
+    everything = list(transcripts_in(folder))
+    print("| runs drawn | from | calls saved | successful runs harmed |\n|---|---|---|---|")
+    for count in (1_500, 3_000, 6_000, 10_700, 20_000):
+        for name, source in (("all", everything), ("half 1", everything[::2]), ("half 2", everything[1::2])):
+            check = judged(random.Random(count).choices(source, k=count), learn=True)
+            total = check.total
+            print(f"| {count} | {name} | {check.share_saved(total):.2f} % | {total.harmed} of {check.successful} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="with recorded runs")
-    folder = parser.parse_args().folder
-    if folder is not None:
-        worth(folder)
+    parser.add_argument("--growth", action="store_true", help="what learning adds with the number of tasks")
+    args = parser.parse_args()
+    if args.folder is not None:
+        (growth if args.growth else worth)(args.folder)
         return
     print("| 2 kB answer, 2 kB result | µs at turn 10 | µs at turn 1,000 |\n|---|---|---|")
-    for make in (in_chat, in_tags, searches, the_same_again):
+    for make in (in_chat, in_tags, searches, the_same_again, other_numbers, log_lines):
         early, late = cost(make)
         print(f"| {make.__name__.replace('_', ' ')} | {early:.0f} | {late:.0f} |")
     print(f"\nguard check: {per_second():.0f} conversations of ten turns per second")

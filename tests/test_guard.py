@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from threadsafe_timeout import deadline, guard_interactive, guarded, sleep
+from threadsafe_timeout.testing import MockClock
 
 
 class State:
@@ -106,8 +107,8 @@ def test_stuck_tools_are_cut_off_too():
 
 def test_the_task_has_time_left_to_evaluate():
     """The guard ends a little before the deadline of the task around it: its result is not lost to that one."""
-    executor = guard_interactive(fresh(), timeout=60)([lambda: sleep(30)])
-    with deadline(1):
+    executor = guard_interactive(fresh(), timeout=300)([lambda: sleep(200)])
+    with MockClock(autojump=0.2), deadline(100):
         result = executor.execute_interactive("go")
     assert result["error_type"] == "timeout"
 

@@ -224,15 +224,15 @@ def turns_until_ended(experience, script=CUT, model="m"):
 
 def test_a_run_learns_which_loops_are_never_left(caplog):
     experience = Experience()
-    assert [turns_until_ended(experience) for _ in range(100)] == [(4, False)] * 100
-    assert "100 tasks of m ended in a loop of the kind cut_tags" not in caplog.text
-    ended = [turns_until_ended(experience) for _ in range(50)]
-    assert ended.count((3, True)) == 45, "and every tenth gets its full length"
-    assert ended.count((4, False)) == 5
+    assert [turns_until_ended(experience) for _ in range(100)] == [(3, False)] * 100
+    assert not caplog.records
+    ended = [turns_until_ended(experience) for _ in range(200)]
+    assert ended.count((2, True)) == 180, "and every tenth goes on"
+    assert ended.count((3, False)) == 20
+    assert "100 tasks of m came to 2 cut tags, told of the first (cut_tags)" in caplog.text
     ended = [turns_until_ended(experience) for _ in range(20)]
-    assert ended.count((2, True)) == 18, "and earlier still when half as many more were lost"
-    assert "100 tasks of m ended in a loop of the kind cut_tags" in caplog.text
-    assert turns_until_ended(experience, model="another") == (4, False), "of each model by itself"
+    assert ended.count((1, True)) == 18, "and at the first, when three hundred that came there were lost"
+    assert turns_until_ended(experience, model="another") == (3, False), "of each model by itself"
 
 
 def test_one_that_leaves_its_loop_makes_the_run_careful(caplog):
@@ -242,14 +242,25 @@ def test_one_that_leaves_its_loop_makes_the_run_careful(caplog):
     left = [turns_until_ended(experience, RECOVERED) for _ in range(10)]
     assert left.count((2, True)) >= 1
     assert left[-1] == (None, False)
-    assert "m left a loop of the kind cut_tags" in caplog.text
-    assert {turns_until_ended(experience) for _ in range(300)} == {(4, False)}
+    assert "m called a tool after 2 cut tags, told of the first (cut_tags)" in caplog.text
+    assert {turns_until_ended(experience) for _ in range(300)} == {(3, False)}
+
+
+def test_one_that_leaves_its_loop_late_says_nothing_against_ending_it_later():
+    """A model that leaves some loops after two cut tags, and none after three."""
+    experience = Experience()
+    silent = Script("f", [Say("<tool_call>reader")] * 9)
+    after_two = Script("g", [*silent.steps[:2], READ])
+    for number in range(200):
+        turns_until_ended(experience, after_two if number % 20 == 0 else silent)
+    assert turns_until_ended(experience, silent) == (3, True)
+    assert turns_until_ended(experience, after_two) == (None, False)
 
 
 def test_a_search_after_a_loop_is_no_recovery():
     experience = Experience()
     again = Script("e", [*CUT.steps[:2], Say("<tool_search>x</tool_search>", "Found: y"), *CUT.steps])
-    for _ in range(150):
+    for _ in range(100):
         turns_until_ended(experience, again)
     assert turns_until_ended(experience) == (2, True)
 

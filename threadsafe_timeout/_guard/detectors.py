@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from typing import NamedTuple
 
 from threadsafe_timeout._guard.streaks import NoActionStreak
 from threadsafe_timeout._guard.turns import Turn, opening
 
-__all__ = ["ALL", "Detector"]
+__all__ = ["ALL", "Detector", "Stage"]
 
 _REMEMBERED = 256  # calls and results of a task that are known again
 _UNKNOWN = 3  # so many more of the same are needed where the results are not seen
+
+
+class Stage(NamedTuple):
+    """A point on the way to a limit. `name` is for a person; `needed`: so many loops must have got there, and none been
+    left, before one is ended there; `count` is what a loop ended there says."""
+
+    name: str
+    needed: int
+    count: int
 
 
 class Detector:
@@ -23,17 +33,19 @@ class Detector:
 
     limit = ""
     kind = ""
-    learns = 0  # the count from which such a loop may be ended once the run has taught that none is left; 0: never
 
     def __init__(self, streak: NoActionStreak) -> None:
         self.streak = streak
-        self.reached = 0  # for `learns`, where the count says something else
 
     def said(self, turn: Turn) -> int:
         return 0
 
     def answered(self, turn: Turn) -> int:
         return 0
+
+    def stage(self) -> Stage | None:
+        """How far the loop has come, where the run may have taught that none is left from there on."""
+        return None
 
     def explain(self, count: int) -> str:
         """For a person. No text of the model's: what a runner makes of a message is decided by its words."""
@@ -62,7 +74,7 @@ class LookUps(Detector):
     """Turns in a row that search or read about tools, in a task that has not called one; the same thing again among
     them."""
 
-    limit, kind, learns = "look_ups", "search_loop", 7
+    limit, kind = "look_ups", "search_loop"
 
     def __init__(self, streak: NoActionStreak) -> None:
         super().__init__(streak)
@@ -77,7 +89,6 @@ class LookUps(Detector):
             self._known.clear()
         else:
             self._count += 1
-        self.reached = self._count
         return self._count if self._again else 0
 
     def answered(self, turn: Turn) -> int:
@@ -87,21 +98,40 @@ class LookUps(Detector):
             self._known.add(seen)
         return 0
 
+    def stage(self) -> Stage | None:
+        needed = {6: 150, 7: 100}.get(self._count)
+        return None if needed is None else Stage(f"{self._count} look-ups in a row", needed, self._count)
+
     def explain(self, count: int) -> str:
-        return f"{count} turns in a row that only look things up, some of them again; no tool was called"
+        again = ", some of them again" if self._again else ""
+        return f"{count} turns in a row that only look things up{again}; no tool was called"
 
 
 class CutTags(Detector):
-    """Answers in a row that open a tag and do not close it. A task that has called a tool before gets one more."""
+    """Answers in a row that open a tag and do not close it. One counts for two if the executor has said what is wrong
+    with it, and it is the same again. Else a task that has called a tool before gets one more."""
 
-    limit, kind, learns = "cut_tags", "no_action_loop", 2
+    limit, kind = "cut_tags", "no_action_loop"
 
     def said(self, turn: Turn) -> int:
-        self.reached = self.streak.cut
-        return self.streak.cut - (1 if self.streak.called and self.streak.cut else 0)
+        cut = self.streak.cut
+        if not cut:
+            return 0
+        if self.streak.cut_told:
+            return cut + 1
+        return cut - 1 if self.streak.called else cut
+
+    def stage(self) -> Stage | None:
+        cut, told = self.streak.cut, self.streak.cut_told
+        if cut == 2 and told:
+            return Stage("2 cut tags, told of the first", 100, cut)
+        needed = {1: 300, 2: 200, 3: 150}.get(cut)
+        return None if needed is None else Stage(f"{cut} cut tag{'s' if cut > 1 else ''}", needed, cut)
 
     def explain(self, count: int) -> str:
-        return f"{self.streak.cut} answers in a row end in an unclosed tag (a stop sequence that is the closing tag?)"
+        cut = self.streak.cut
+        answers = f"{cut} answers in a row end" if cut > 1 else "an answer ends"
+        return f"{answers} in an unclosed tag (a stop sequence that is the closing tag?)"
 
 
 class SameResponse(Detector):
@@ -119,12 +149,14 @@ class SameResponse(Detector):
 class NoAction(Detector):
     """Turns in a row without an action that an executor waits for."""
 
-    limit, kind, learns = "no_action", "no_action_loop", 4
+    limit, kind = "no_action", "no_action_loop"
 
     def said(self, turn: Turn) -> int:
-        counts = self.streak.length and self.streak.by_executor
-        self.reached = self.streak.length if counts and not self.streak.cut else 0
-        return self.streak.length if counts else 0
+        return self.streak.length if self.streak.length and self.streak.by_executor else 0
+
+    def stage(self) -> Stage | None:
+        reached = self.streak.length == 4 and not self.streak.cut and self.streak.by_executor
+        return Stage("4 turns without an action", 150, 4) if reached else None
 
     def explain(self, count: int) -> str:
         return f"{count} turns in a row without an action"
