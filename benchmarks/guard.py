@@ -6,9 +6,9 @@
     python benchmarks/guard.py FOLDER --growth  # what learning adds with the number of tasks (takes minutes)
 
 Cost: microseconds of this process's CPU per turn of 2 kB and a result of 2 kB, all detectors on, at turn 10 and at turn
-1,000; and the conversations `guard check` reads and judges per second. Worth: by limit and together, with learning, and for
-each model by itself. Then on records that had no part in the choice: limits chosen by the rule of `chosen` on one half and
-judged on the other, both ways, and chosen on all models but one and judged on that one.
+1,000; and the conversations `guard check` reads and judges per second. Worth: by limit and together, with learning, and
+for each model by itself. Then on records that had no part in the choice: limits chosen by the rule of `chosen` on one
+half and judged on the other, both ways, and chosen on all models but one and judged on that one.
 """
 
 from __future__ import annotations
@@ -183,15 +183,13 @@ def unseen(everything: list[Transcript]) -> None:
     """Limits chosen without the records they are judged on."""
     found = outcomes(everything)
     places = range(len(everything))
-    splits = [
-        (f"half {half + 1}", [place for place in places if place % 2 != half], [place for place in places if place % 2 == half])
-        for half in (0, 1)
-    ]
+    halves = [place for place in places if place % 2 == 0], [place for place in places if place % 2]
+    splits = [("half 1", halves[1], halves[0]), ("half 2", halves[0], halves[1])]
     for model in sorted({one.model for one in everything if one.model}):
         inside = [place for place in places if everything[place].model == model]
         splits.append((model, [place for place in places if everything[place].model != model], inside))
-    print("\n| judged on, and chosen on all else | limits chosen | calls saved | harmed | the defaults there: calls saved "
-          "| harmed |\n|---|---|---|---|---|---|")  # fmt: skip
+    print("\n| judged on, and chosen on all else | limits chosen | calls saved | harmed "
+          "| the defaults there: calls saved | harmed |\n|---|---|---|---|---|---|")  # fmt: skip
     for name, learned_from, judged_on in splits:
         limits = chosen(found, learned_from)
         records = [everything[place] for place in judged_on]
@@ -208,8 +206,8 @@ def growth(folder: Path) -> None:
     for count in (1_500, 3_000, 6_000, 10_700, 20_000):
         for name, source in (("all", everything), ("half 1", everything[::2]), ("half 2", everything[1::2])):
             check = judged(random.Random(count).choices(source, k=count), learn=True)
-            total = check.total
-            print(f"| {count} | {name} | {check.share_saved(total):.2f} % | {total.harmed} of {check.successful} |", flush=True)
+            saved, harmed = check.share_saved(check.total), check.total.harmed
+            print(f"| {count} | {name} | {saved:.2f} % | {harmed} of {check.successful} |", flush=True)
 
 
 def main() -> None:

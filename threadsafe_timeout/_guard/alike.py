@@ -1,4 +1,4 @@
-"""Whether two results say the same: texts that differ in white space, dates, times of day, durations and addresses only."""
+"""Whether two results say the same: texts that differ in white space, dates, times, durations and addresses only."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def result_fingerprint(text: str) -> int:
 
 
 def may_be_alike(one: str, other: str) -> bool:
-    """False if the fingerprints of two results cannot be equal. A fingerprint takes many times as long as this: an agent
-    that asks for the same again and again mostly gets a number that goes up, and that is found at the first place where
-    the texts differ."""
+    """False if the fingerprints of two results cannot be equal. A fingerprint takes many times as long as this: an
+    agent that asks for the same again and again mostly gets a number that goes up, and that is found at the first place
+    where the texts differ."""
     if abs(len(one) - len(other)) > _FLEETING_LENGTH:
         return False
     here = there = 0

@@ -1,8 +1,8 @@
 """What one run teaches about its loops: from which stage on, by which model, none has ever been left.
 
-A loop *survives* a stage (three cut tags in a row, say) if the task calls a tool after it, and is *lost* if it does not.
-Once as many as the stage needs were lost and none survived, the next is ended there. Every tenth still goes on, so that
-a model that can leave it is noticed; one that does makes the stage careful again, and then four times as many are needed.
+A loop *survives* a stage (three cut tags in a row, say) if the task calls a tool after it, and is *lost* if it does
+not. Once as many as the stage needs were lost and none survived, the next is ended there. Every tenth still goes on, so
+that a model that can leave it is noticed; one that does makes the stage careful again: four times as many are needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Experience:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, str], _Seen] = {}  # guarded by _lock
+        self._seen: dict[tuple[str, str, str], _Seen] = {}  # guarded by _lock
 
     def _of(self, limit: str, stage: str, model: str) -> _Seen:
         key = limit, stage, model
@@ -59,8 +59,8 @@ class Experience:
             lost = seen.lost
         if first and not self._quiet:
             logger.warning(
-                "threadsafe-timeout: %d tasks of %s came to %s (%s) and none called a tool afterwards: from now on such "
-                "a loop is ended there (one in %d goes on)",
+                "threadsafe-timeout: %d tasks of %s came to %s (%s) and none called a tool afterwards: from now on "
+                "such a loop is ended there (one in %d goes on)",
                 lost, model or "this run", stage, limit, _PROBE, extra={"event": "guard_learned"},
             )  # fmt: skip
         return early

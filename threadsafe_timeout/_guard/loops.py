@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from threadsafe_timeout._guard.detectors import ALL, Detector, Stage
+from threadsafe_timeout._guard.detector import Detector, Stage
+from threadsafe_timeout._guard.detectors import ALL
 from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.limits import Limit, limits_from
 from threadsafe_timeout._guard.readers import Reader
@@ -203,7 +204,7 @@ class LoopGuard:
         if not self._experience.may_end(detector.limit, stage.name, stage.needed, self._model):
             self._passed[passed] = None
             return False
-        self.loop = replace(self._loop(detector, stage.count, turn, "stop"), early=True)
+        self.loop = replace(self._loop(detector, stage.reached, turn, "stop"), early=True)
         return True
 
     def _survived(self) -> None:

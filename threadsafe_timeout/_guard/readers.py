@@ -18,7 +18,7 @@ from threadsafe_timeout._guard.limits import polls as waits
 from threadsafe_timeout._guard.tags import cut_tag, tag_calls
 from threadsafe_timeout._guard.turns import Action, Heard, Said
 
-__all__ = ["Reader", "get", "role_of"]
+__all__ = ["Reader", "check_names", "get", "role_of"]
 
 _ROLES = {
     "assistant": "assistant", "ai": "assistant", "model": "assistant", "gpt": "assistant",
@@ -78,6 +78,15 @@ def _arguments(value: Any) -> str:
     return "" if value is None else _plain(value)
 
 
+def check_names(parameter: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The names of tools that a user gives. Raises TypeError: a text alone would be read as its letters."""
+    listed = isinstance(names, Iterable) and not isinstance(names, str | bytes)
+    given = tuple(names) if listed else ()
+    if not listed or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"{parameter} must be a list of names of tools, got {names!r}")
+    return given
+
+
 class Reader:
     """Reads messages the way one user wants them read.
 
@@ -95,8 +104,8 @@ class Reader:
     ) -> None:
         self._extract = extract
         self._is_search = is_search
-        self._polls = frozenset(polls)
-        self._search_tools = frozenset(search_tools)
+        self._polls = frozenset(check_names("polls", polls))
+        self._search_tools = frozenset(check_names("search_tools", search_tools))
         self.unread = 0
 
     def read(self, message: Any) -> list[Said | Heard]:

@@ -60,7 +60,7 @@ class NoActionStreak:
         self.cut_told = self.cut_told and cut is not None and cut == self._cut
         self._cut = cut
         last = self._last
-        again = last is not None and turn.mark == last.mark and (self._executors() or self._told_same)
+        again = last is not None and turn.mark == last.mark and (self._told_same or self.by_executor)
         if not again:
             self._told_same = True
         self.same = self.same + 1 if again else 1
@@ -76,6 +76,8 @@ class NoActionStreak:
         self._heard.append(opening(text) if len(text) >= _SHORTEST_TEMPLATE else ("" if not text else f"\0{text[:40]}"))
         if self._before is not None and self._told_same:
             self._told_same = turn.told_like(self._before)
+        if text and len(text) < _SHORTEST_TEMPLATE:
+            self._told_same = False  # short words are a person's
 
     def _executors(self) -> bool:
         return self.tags and not self.structured

@@ -52,8 +52,8 @@ def _name_and_arguments(tag: str, body: str) -> tuple[str, str]:
 
 
 def cut_tag(text: str) -> str | None:
-    """What stands after the last opening tag, in a text without a closed one; None if no tag was opened. A tag that is only
-    spoken of, in quotes or in a sentence, is none."""
+    """What stands after the last opening tag, in a text without a closed one; None if no tag was opened. A tag that is
+    only spoken of, in quotes or in a sentence, is none."""
     if "<" not in text:
         return None
     last = None

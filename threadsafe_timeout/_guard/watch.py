@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._guard.conversation import Conversation, with_line
 from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.loops import Loop, LoopGuard
+from threadsafe_timeout._guard.readers import check_names
 from threadsafe_timeout._guard.tags import mend
 from threadsafe_timeout._guard.tally import cut_answers
 from threadsafe_timeout._settings import settings
@@ -40,6 +42,19 @@ class Options:
     learn: bool | None = None
     ending: object = None
     experience: Experience
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the parameter."""
+        if self.timeout is not None:
+            object.__setattr__(self, "timeout", check_seconds("timeout", self.timeout))
+        for parameter in ("is_search", "extract"):
+            if getattr(self, parameter) is not None:
+                check_callable(parameter, getattr(self, parameter))
+        for parameter in ("polls", "search_tools"):
+            object.__setattr__(self, parameter, check_names(parameter, getattr(self, parameter)))
+        if self.repair not in (None, "off", "cut-tags"):
+            raise ValueError(f'guard_interactive: repair must be "cut-tags" or "off", got {self.repair!r}')
+        limits_from(self.limits)
 
 
 def limits_in_force(given: Mapping[str, Any]) -> dict[str, Any]:
