@@ -125,3 +125,13 @@ def test_a_missing_method_is_named():
         guard_interactive(object())
     with pytest.raises(ValueError, match="timeout"):
         guard_interactive(fresh(), timeout=-1)
+    for name, value in {"learn": "maybe", "conversation": 3, "experience": 3, "polls": "sleep", "execute": 3}.items():
+        with pytest.raises(TypeError, match=name):
+            guard_interactive(fresh(), **{name: value})
+
+
+def test_a_conversation_that_is_not_there_is_told(caplog):
+    guard_interactive(fresh(), conversation="messages")([SEARCH.format(1)]).execute_interactive("go")
+    told = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "guard_unread"]
+    assert len(told) == 1
+    assert "conversation='messages' of guard_interactive gives no list of messages for a Executor" in told[0]

@@ -18,6 +18,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from openai.types.responses import Response
 
 from threadsafe_timeout import LoopDetected
+from threadsafe_timeout._guard.alike import may_be_alike, result_fingerprint
 from threadsafe_timeout.guard import DEFAULTS, Experience, Limit, Loop, LoopGuard, find_loop
 
 CASES = {name: (script, messages) for name, script, messages in conversations()}
@@ -325,11 +326,105 @@ def test_any_text_is_read_turn_by_turn(texts):
 class Hostile:
     """Asking it for anything fails."""
 
+    __hash__ = None
+
     def __getattr__(self, name):
         raise RuntimeError(name)
 
     def __repr__(self):
         raise RuntimeError("no repr either")
+
+    def __bool__(self):
+        raise RuntimeError("nor a truth")
+
+    def __eq__(self, other):
+        raise RuntimeError("nor is it equal to anything")
+
+
+class HostileText(str):
+    __slots__ = ()
+
+    def strip(self, *args):
+        raise RuntimeError("strip")
+
+
+class HostileDict(dict):
+    def get(self, *args):
+        raise RuntimeError("get")
+
+    __getitem__ = get
+
+
+class HostileList(list):
+    def __iter__(self):
+        raise RuntimeError("iter")
+
+    __len__ = __iter__
+
+
+class Endless:
+    """Has everything, and in it everything again."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return "assistant" if name == "role" else Endless()
+
+
+ODD = [
+    Hostile(), HostileText("assistant"), HostileText("<tool_call>x"), HostileDict(role="assistant", content="x"), HostileList([1]),
+    Endless(), object(), float("nan"), 10**400, "\ud800", "\0" * 50, b"\xff", memoryview(b"x"), {None: None}, range(3), print, type,
+    "<tool_call>[]</tool_call>", '<tool_call>{"name": null}</tool_call>', "9" * 6000, "1:" * 3000, {"a": {1, 2}},
+]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(ODD) - 1), st.integers(0, 7)), min_size=1, max_size=10))
+def test_odd_objects_in_every_place_are_passed_over(places):
+    guard = LoopGuard(experience=Experience(), search_tools=["search"])
+    for number, place in places:
+        odd = ODD[number]
+        message = [
+            odd, [odd], {"role": "tool", "content": odd}, {"role": "user", "content": odd}, {"role": "assistant", "content": odd},
+            {"role": "assistant", "content": odd, "tool_calls": odd}, {"type": "tool_result", "content": [odd], "is_error": odd},
+            {"role": "assistant", "tool_calls": [{"id": odd, "function": {"name": "search", "arguments": odd}}]},
+        ][place]  # fmt: skip
+        guard.see(message)
+        guard.say(message)
+        guard.settle()
+    guard.finish()
+
+
+def test_what_the_users_functions_raise_is_raised():
+    def fails(message):
+        raise LookupError("mine")
+
+    for reading in ({"extract": fails}, {"is_search": fails}):
+        guard = LoopGuard(**reading)
+        with pytest.raises(LookupError, match="mine"):
+            guard.see({"role": "assistant", "content": "x"})
+        with pytest.raises(LookupError, match="mine"):
+            guard.say("x")
+
+
+times = st.sampled_from(["10:00:01", "12:34:56.7", "2026-01-02 03:04:05", "2026-01-02T03:04:05Z", "5 ms", "12.25 s", "0x7f001122"])
+line = st.lists(st.sampled_from(["a", "job", "7", "8", "count 3", "done", "\n"]) | times, max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(line, st.data())
+def test_results_alike_but_for_their_times_are_not_ruled_out(words, data):
+    other = [data.draw(times) if word[0].isdigit() and len(word) > 2 else word for word in words]
+    one, two = " ".join(words), " ".join(other)
+    if result_fingerprint(one) == result_fingerprint(two):
+        assert may_be_alike(one, two)
+    else:
+        assert one != two
+
+
+def test_a_number_that_goes_up_is_seen_at_once():
+    for one, two in (("item 5", "item 6"), ("at 10:00:01 5 items", "at 10:00:02 6 items"), ("x" * 900 + " 19", "x" * 900 + " 20")):
+        assert not may_be_alike(one, two)
 
 
 def test_hostile_objects_and_deep_and_endless_ones():

@@ -151,7 +151,8 @@ def guard_interactive(
         limits["max_consecutive_searches"] = check_whole("max_consecutive_searches", max_consecutive_searches)
     options = Options(
         timeout=timeout, limits=limits, extract=extract, is_search=is_search, polls=polls, search_tools=search_tools,
-        repair=repair, conversation=conversation, learn=learn, ending=ending, experience=experience or Experience(),
+        repair=repair, conversation=conversation, learn=learn, ending=ending,
+        experience=Experience() if experience is None else experience,
     )  # fmt: skip
     return _guard(target, {execute: functools.partial(_execute, options), turn: _turn}, tools, wrap or _put)
 
@@ -168,6 +169,8 @@ def _check_methods(target: Any, methods: dict[str, str | None]) -> None:
     for role, name in methods.items():
         if name is None:
             continue
+        if not isinstance(name, str):
+            raise TypeError(f"{role} must be the name of a method, got {name!r}")
         if not callable(getattr(target, name, None)):
             found = inspect.getattr_static(target, name, None)
             if found is None:
