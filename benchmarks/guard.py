@@ -4,6 +4,7 @@
     python benchmarks/guard.py FOLDER           # calls saved and runs harmed on the recorded runs in that folder
 
     python benchmarks/guard.py FOLDER --growth  # what learning adds with the number of tasks (takes minutes)
+    python benchmarks/guard.py FOLDER --left    # what learning harms where some of the loops are left (takes minutes)
 
 Cost: microseconds of this process's CPU per turn of 2 kB and a result of 2 kB, all detectors on, at turn 10 and at turn
 1,000; and the conversations `guard check` reads and judges per second. Worth: by limit and together, with learning, and
@@ -19,11 +20,13 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from threadsafe_timeout._guard.check import Check
+from threadsafe_timeout._guard.readers import Reader
 from threadsafe_timeout._guard.transcripts import Transcript, read_transcripts
 from threadsafe_timeout.guard import LoopGuard
 
@@ -210,13 +213,43 @@ def growth(folder: Path) -> None:
             print(f"| {count} | {name} | {saved:.2f} % | {harmed} of {check.successful} |", flush=True)
 
 
+def left(one: Transcript, rng: random.Random) -> Transcript:
+    """A run that ends in turns without a call, as if it had left them after one, two or three and succeeded."""
+    reader, last = Reader(), 0
+    for number, (said, _) in enumerate(one.turns, 1):
+        answer = reader.answer(said)
+        last = number if answer is not None and answer.actions else last
+    place = last + rng.randrange(1, 4)
+    if place >= len(one.turns):
+        return one
+    heard = {"role": "user", "content": "\u2705 done"}
+    call = {"role": "assistant", "content": "<tool_call>a_tool</tool_call>"}, [heard]
+    return replace(one, turns=[*one.turns[:place], call, *one.turns[place + 1 :]], success=True)
+
+
+def where_some_are_left(folder: Path) -> None:
+    """10,700 runs drawn from all; a share of those that end in turns without a call leave them, and succeed."""
+    everything = list(transcripts_in(folder))
+    print("| loops left | without learning: saved | harmed | with learning: saved | harmed |\n|---|---|---|---|---|")
+    for share in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05):
+        rng = random.Random(5)
+        drawn = rng.choices(everything, k=10_700)
+        drawn = [left(one, rng) if rng.random() < share else one for one in drawn]
+        cells = [f"{100 * share:.1f} %"]
+        for learn in (False, True):
+            check = judged(drawn, learn=learn)
+            cells.append(f"{check.share_saved(check.total):.2f} % | {check.total.harmed} of {check.successful}")
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="with recorded runs")
     parser.add_argument("--growth", action="store_true", help="what learning adds with the number of tasks")
+    parser.add_argument("--left", action="store_true", help="what learning harms where some of the loops are left")
     args = parser.parse_args()
     if args.folder is not None:
-        (growth if args.growth else worth)(args.folder)
+        (growth if args.growth else where_some_are_left if args.left else worth)(args.folder)
         return
     print("| 2 kB answer, 2 kB result | µs at turn 10 | µs at turn 1,000 |\n|---|---|---|")
     for make in (in_chat, in_tags, searches, the_same_again, other_numbers, log_lines):
