@@ -20,7 +20,7 @@ ENDED = {
     "paraphrase": (4, "search_loop"),
     "cycle": (4, "search_loop"),
     "alternate": (7, "search_loop"),
-    "cut": (4, "no_action_loop"),
+    "cut": (3, "no_action_loop"),
     "empty": (5, "no_action_loop"),
 }
 
@@ -58,7 +58,7 @@ def test_every_loop_is_ended_and_no_call_is_made_after_it(version, tmp_path):
     counts = counters(database(tmp_path))
     assert counts["timeout_errors"] == 0, "a loop is not counted as a timeout"
     assert counts["other_errors"] >= len(looped)
-    assert "8 answers ended in an unclosed <tool_call>" in said
+    assert "6 answers ended in an unclosed <tool_call>" in said
 
 
 def counters(value) -> Counter:

@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="other limits than the defaults: cut_tags=6, repeats=warn:3+stop:8, no_action=off")
     check.add_argument("--json", action="store_true", help="as JSON, without memory and with what the run teaches")
     check.add_argument("--no-learn", action="store_true", help="leave out what the run would have taught")
-    check.add_argument("--examples", type=int, default=3, metavar="N", help="examples of each kind (3 at most)")
+    check.add_argument("--examples", type=int, default=3, choices=range(4), metavar="N",
+                       help="examples of each kind, from 0 to 3")
     check.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         found = {name: check.as_dict() for name, check in zip(names, checks, strict=False)}
         sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=True) + "\n")
     else:
-        _print(checks, max(0, min(args.examples, 3)))
+        _print(checks, args.examples)
     return 0
 
 

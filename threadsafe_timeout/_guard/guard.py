@@ -12,9 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from threadsafe_timeout import _scope
-from threadsafe_timeout._checks import check_callable, check_seconds, check_whole
+from threadsafe_timeout._checks import check_whole
 from threadsafe_timeout._guard.experience import Experience
-from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.watch import Options, Watch, current_watch
 
 __all__ = ["guard_interactive", "guarded"]
@@ -120,32 +119,21 @@ async def _tools_later(watch: Watch, running: Awaitable[Any]) -> Any:
 
 
 def guard_interactive(
-    target: T,
-    timeout: float | None = None,
-    max_consecutive_searches: int | None = None,
-    *,
-    execute: str = "execute_interactive",
-    turn: str = "_get_llm_response",
-    tools: str | None = _TOOLS,
-    is_search: Callable[[Any], bool] | None = None,
-    extract: Callable[[Any], Any] | None = None,
-    conversation: str | Callable[[Any], Any] | None = None,
-    polls: Iterable[str] = (),
-    search_tools: Iterable[str] = (),
-    repair: str | None = None,
-    learn: bool | None = None,
-    ending: object = None,
-    experience: Experience | None = None,
-    wrap: Callable[[Any, str, Callable[..., Any]], object] | None = None,
+    target: T, timeout: float | None = None, max_consecutive_searches: int | None = None, *,
+    execute: str = "execute_interactive", turn: str = "_get_llm_response", tools: str | None = _TOOLS,
+    is_search: Callable[[Any], bool] | None = None, extract: Callable[[Any], Any] | None = None,
+    conversation: str | Callable[[Any], Any] | None = None, polls: Iterable[str] = (),
+    search_tools: Iterable[str] = (), repair: str | None = None, learn: bool | None = None, ending: object = None,
+    experience: Experience | None = None, wrap: Callable[[Any, str, Callable[..., Any]], object] | None = None,
     **limits: Any,
-) -> T:
+) -> T:  # fmt: skip
     """Guard an executor (a class or an instance) and return it. Its methods may be `def` or `async def`, and return
     text, messages, completions or dicts.
 
-    `timeout`: seconds one call of the method `execute` may take (default: the `interactive_timeout` setting; never
-    more than what is left of the task). `turn` is the method that asks the LLM; once the loop has to end it returns
-    `ending` (None; a function is called with the `Loop`, or with None when the time was up). `tools`, if the executor
-    has it, runs the tools. The result's `error_type` says `timeout` or the kind of loop.
+    `timeout`: seconds one call of the method `execute` may take (default: the `interactive_timeout` setting; never more
+    than what is left of the task). `turn` is the method that asks the LLM; once the loop has to end it returns `ending`
+    (None; a function is called with the `Loop`, or with None when the time was up). `tools`, if the executor has it,
+    runs the tools. The result's `error_type` says `timeout` or the kind of loop.
 
     `limits` and `max_consecutive_searches` are the thresholds, see `LoopGuard` (default: the settings). `extract`,
     `is_search`, `polls` and `search_tools` are those of `LoopGuard`; both functions are given what `turn` returns.
@@ -159,24 +147,19 @@ def guard_interactive(
     call is only given up with its task.
     """
     _check_methods(target, {"execute": execute, "turn": turn, "tools": None if tools == _TOOLS else tools})
-    if timeout is not None:
-        timeout = check_seconds("timeout", timeout)
-    for parameter, function in (("is_search", is_search), ("extract", extract)):
-        if function is not None:
-            check_callable(parameter, function)
-    if repair not in (None, "off", "cut-tags"):
-        raise ValueError(f'guard_interactive: repair must be "cut-tags" or "off", got {repair!r}')
     if max_consecutive_searches is not None:
         limits["max_consecutive_searches"] = check_whole("max_consecutive_searches", max_consecutive_searches)
-    limits_from(limits)
     options = Options(
-        timeout=timeout, limits=limits, extract=extract, is_search=is_search, polls=tuple(polls), repair=repair,
-        search_tools=tuple(search_tools), conversation=conversation, learn=learn, ending=ending,
-        experience=experience or Experience(),
+        timeout=timeout, limits=limits, extract=extract, is_search=is_search, polls=polls, search_tools=search_tools,
+        repair=repair, conversation=conversation, learn=learn, ending=ending,
+        experience=Experience() if experience is None else experience,
     )  # fmt: skip
-    put = wrap or _put
-    put(target, execute, functools.partial(_execute, options))
-    put(target, turn, _turn)
+    return _guard(target, {execute: functools.partial(_execute, options), turn: _turn}, tools, wrap or _put)
+
+
+def _guard(target: T, methods: dict[str, Callable[..., Any]], tools: str | None, put: Callable[..., object]) -> T:
+    for name, wrapper in methods.items():
+        put(target, name, wrapper)
     if tools is not None and callable(getattr(target, tools, None)):
         put(target, tools, _tools)
     return target
@@ -186,6 +169,8 @@ def _check_methods(target: Any, methods: dict[str, str | None]) -> None:
     for role, name in methods.items():
         if name is None:
             continue
+        if not isinstance(name, str):
+            raise TypeError(f"{role} must be the name of a method, got {name!r}")
         if not callable(getattr(target, name, None)):
             found = inspect.getattr_static(target, name, None)
             if found is None:
