@@ -8,14 +8,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._guard.conversation import Conversation, with_line
 from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.loops import Loop, LoopGuard
 from threadsafe_timeout._guard.tags import mend
 from threadsafe_timeout._guard.tally import cut_answers
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._settings import settings
+from threadsafe_timeout._timing import clock as _clock
 
 __all__ = ["Options", "Watch", "current_watch", "limits_in_force", "note_in_log", "tell_pool"]
 
