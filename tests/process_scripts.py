@@ -23,7 +23,7 @@ import time
 import types
 
 import threadsafe_timeout
-from threadsafe_timeout._process_tree import status
+from threadsafe_timeout._processes.tree import status
 
 SLEEP = ["sh", "-c", "echo $$; exec sleep 300"]
 never = threading.Lock()  # what nobody is woken from

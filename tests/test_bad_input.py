@@ -21,7 +21,6 @@ from threadsafe_timeout import (
     SettingError,
     ThreadPoolExecutor,
     _settings,
-    _thread_pool,
     deadline,
     fail_at,
     guard_interactive,
@@ -32,6 +31,7 @@ from threadsafe_timeout import (
     sleep,
     uninstall,
 )
+from threadsafe_timeout._pool import multiprocessing_pool as _multiprocessing_pool
 from threadsafe_timeout.checkpoint import (
     CheckpointUnavailable,
     CheckpointWriter,
@@ -140,8 +140,8 @@ def returns(value: object) -> object:
         (lambda: ThreadPoolExecutor(1).with_options(settle=5), "settle must be callable"),
         (lambda: ThreadPoolExecutor(1).with_options(key=True), "key must be a str, an int"),
         (lambda: ThreadPoolExecutor(1).with_options(key=["a"]), "key must be a str, an int"),
-        (lambda: _thread_pool.ThreadPool(2.5), "processes must be a whole number, got 2.5"),
-        (lambda: _thread_pool.ThreadPool("2"), "processes must be a whole number"),
+        (lambda: _multiprocessing_pool.ThreadPool(2.5), "processes must be a whole number, got 2.5"),
+        (lambda: _multiprocessing_pool.ThreadPool("2"), "processes must be a whole number"),
         (lambda: CancelScope(token=5), "token must be a CancelToken"),
         (lambda: CancelSource().token.register(5), "callback must be callable"),
         (lambda: guard_interactive(Executor(), max_consecutive_searches="x"), "max_consecutive_searches must be a whole number, got 'x'"),
@@ -189,7 +189,8 @@ def test_what_worked_still_does(tmp_path: Path) -> None:
         future = pool.submit(int)
         assert (future.result(-1) if future.exception(120) is None else None) == 0
         assert future.result(120) == 0
-    with StockThreadPool(True) as stock, _thread_pool.ThreadPool(True) as ours, _thread_pool.ThreadPool(2.0) as two:
+    pools = [_multiprocessing_pool.ThreadPool(processes) for processes in (True, 2.0)]
+    with StockThreadPool(True) as stock, pools[0] as ours, pools[1] as two:
         assert len(stock._pool) == len(ours._pool) == 1
         assert len(two._pool) == 2
     writer, _ = open_run(tmp_path / "own.jsonl", retry={"fail", "counted", "started"})  # words of the program's own
@@ -313,7 +314,7 @@ def test_a_wrong_setting_is_named_with_its_source(name: str, value: Any, said: s
         Path("pyproject.toml").write_text(f"[tool.threadsafe-timeout]\n{name} = {written}\n")
         with pytest.raises(SettingError, match=f"pyproject.toml.*{name}: .*{said}"):
             install()
-    assert threadsafe_timeout._install.installed() is None
+    assert threadsafe_timeout._patching.install.installed() is None
     assert sorted(os.listdir()) in (["text"], ["pyproject.toml", "text"])
 
 

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
-from threadsafe_timeout import CancelScope, DeadlineExceeded, Timer, _callback_timer, _scope, _timer, deadline, sleep
+from threadsafe_timeout import CancelScope, DeadlineExceeded, Timer, deadline, sleep
+from threadsafe_timeout._pool import callback_timer as _callback_timer
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout.testing import MockClock
 
 LONG = 30.0

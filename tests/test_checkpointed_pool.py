@@ -12,16 +12,9 @@ from typing import Any
 
 import pytest
 
-from threadsafe_timeout import (
-    DeadlineExceeded,
-    ThreadPoolExecutor,
-    _clock,
-    _scope,
-    deadline,
-    move_on_after,
-    patched,
-    sleep,
-)
+from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor, deadline, move_on_after, patched, sleep
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import RecordedError, checkpointed, iter_records, load_checkpoint
 
 

@@ -23,7 +23,6 @@ from threadsafe_timeout import (
     CancelScope,
     DeadlineExceeded,
     ThreadPoolExecutor,
-    _scope,
     check_cancelled,
     deadline,
     move_on_after,
@@ -32,6 +31,7 @@ from threadsafe_timeout import (
     sleep,
     time_remaining,
 )
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout.testing import MockClock
 
 GRACE = 2.0  # the default

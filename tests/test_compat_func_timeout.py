@@ -7,9 +7,10 @@ import time
 import pytest
 from threadsafe_timeout_legacy import func_timeout as ours
 
-from threadsafe_timeout import CancelScope, _interrupt, check_cancelled, move_on_after
+from threadsafe_timeout import CancelScope, check_cancelled, move_on_after
+from threadsafe_timeout._interruption import pursuit as _pursuit
 
-INTERRUPTS = _interrupt.support().mechanism is not None
+INTERRUPTS = _pursuit.support().mechanism is not None
 
 
 @pytest.fixture(params=["ours", "real"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from threadsafe_timeout import ThreadPoolExecutor, deadline
-from threadsafe_timeout._transparent import is_protected
+from threadsafe_timeout._introspection.transparent import is_protected
 
 POOLS = {"standard": StandardThreadPoolExecutor, "ours": ThreadPoolExecutor}
 

@@ -8,8 +8,8 @@ import textwrap
 import pytest
 
 from threadsafe_timeout import install, uninstall
-from threadsafe_timeout._install import installed
-from threadsafe_timeout._versions import in_range
+from threadsafe_timeout._patching.install import installed
+from threadsafe_timeout._patching.versions import in_range
 from threadsafe_timeout.cli import main
 from threadsafe_timeout.doctor import examine, report
 

@@ -331,7 +331,7 @@ def test_async_connecting_shaking_hands_and_waiting_for_a_connection_are_bounded
 
 def test_what_is_protected_exists():
     """An interrupt must not pass through the modules that are protected by name."""
-    from threadsafe_timeout._transparent import _PROTECTED_MODULES, is_protected
+    from threadsafe_timeout._introspection.transparent import _PROTECTED_MODULES, is_protected
 
     for name in _PROTECTED_MODULES:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from threadsafe_timeout import SettingError, _install, _settings, install, patched, uninstall
+from threadsafe_timeout import SettingError, _settings, install, patched, uninstall
+from threadsafe_timeout._patching import install as _install
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def test_the_pool_is_replaced_in_every_order_and_given_back(order, tmp_path):
         t.install()
         assert issubclass(T, Ours)
         t.uninstall()
-        from threadsafe_timeout._pool import StandardThreadPoolExecutor as Standard
+        from threadsafe_timeout._pool.executor import StandardThreadPoolExecutor as Standard
         assert cf.ThreadPoolExecutor is Standard and T is Standard and cf.thread.ThreadPoolExecutor is Standard
         assert time.sleep is kept[0]
         t.install()

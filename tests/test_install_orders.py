@@ -15,7 +15,7 @@ PROGRAM = '''
 import gc, importlib, sys
 from importlib.metadata import entry_points
 import threadsafe_timeout as t
-from threadsafe_timeout import _install
+from threadsafe_timeout._patching import install as _install
 
 PATCHES = {entry.name: entry.load() for entry in entry_points(group="threadsafe_timeout.patches")}
 problems = []
@@ -180,8 +180,8 @@ def test_whatever_the_order_the_originals_come_back(order, tmp_path):
 def test_each_patch_names_what_it_is_for():
     from importlib.metadata import entry_points
 
-    from threadsafe_timeout._install import distribution_of
-    from threadsafe_timeout._versions import in_range
+    from threadsafe_timeout._patching.install import distribution_of
+    from threadsafe_timeout._patching.versions import in_range
 
     for entry in entry_points(group="threadsafe_timeout.patches"):
         patch = entry.load()

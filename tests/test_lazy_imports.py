@@ -21,7 +21,8 @@ lazy import urllib3
 lazy import slow_to_import
 import threadsafe_timeout.auto
 import sys
-from threadsafe_timeout import _install, move_on_after
+from threadsafe_timeout import move_on_after
+from threadsafe_timeout._patching import install as _install
 from threadsafe_timeout.doctor import report
 
 for name in ("colorsys", "urllib3", "slow_to_import"):

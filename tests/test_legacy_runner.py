@@ -303,7 +303,7 @@ t.uninstall()
 after = [dict(vars(c)) for c in (b.BatchTestRunner, i.InteractiveExecutor)]
 assert [sorted(x) for x in before] == [sorted(x) for x in after]
 assert all(x[n] is y[n] for x, y in zip(before, after) for n in x)
-from threadsafe_timeout._pool import StandardThreadPoolExecutor
+from threadsafe_timeout._pool.executor import StandardThreadPoolExecutor
 assert b.ThreadPoolExecutor is StandardThreadPoolExecutor
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

@@ -13,7 +13,9 @@ import pytest
 from peers import HEAD, Peer, byte_by_byte, half_a_body, keep_alive_comments, silent, unanswered
 
 import threadsafe_timeout
-from threadsafe_timeout import DeadlineExceeded, _install, _scope, _settings, deadline
+from threadsafe_timeout import DeadlineExceeded, _settings, deadline
+from threadsafe_timeout._patching import install as _install
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout.testing.fake_llm import FakeLLM
 
 openai = pytest.importorskip("openai")

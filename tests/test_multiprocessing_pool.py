@@ -19,7 +19,7 @@ from concurrent.futures.thread import BrokenThreadPool
 import pytest
 
 from threadsafe_timeout import DeadlineExceeded, PoolExhausted, current_deadline, deadline, move_on_after, patched
-from threadsafe_timeout._thread_pool import ThreadPool
+from threadsafe_timeout._pool.multiprocessing_pool import ThreadPool
 
 STOCK = multiprocessing.pool.ThreadPool
 variable = contextvars.ContextVar("variable", default="default")

@@ -14,7 +14,7 @@ import pytest
 import wrapt
 
 from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor, deadline, patched
-from threadsafe_timeout._names import name_of
+from threadsafe_timeout._introspection.names import name_of
 
 
 def work(*_args, **_kwargs):

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from threadsafe_timeout import ThreadPoolExecutor, _interrupt, patched
+from threadsafe_timeout import ThreadPoolExecutor, patched
+from threadsafe_timeout._interruption import pursuit as _pursuit
 
 # Tests of func_timeout's that wait until the process has one thread. Ours has the one that watches deadlines.
 COUNT_THREADS = ("test_retry", "test_setFuncTimeoutetry")
-interrupts = pytest.mark.skipif(_interrupt.support().mechanism is None, reason="a Python loop is not interrupted here")
+interrupts = pytest.mark.skipif(_pursuit.support().mechanism is None, reason="a Python loop is not interrupted here")
 
 
 def source_of(requirement: str, folder: Path) -> Path:

@@ -12,16 +12,9 @@ import weakref
 
 import pytest
 
-from threadsafe_timeout import (
-    CancelScope,
-    CancelSource,
-    DeadlineExceeded,
-    ThreadPoolExecutor,
-    _clock,
-    _timer,
-    move_on_after,
-    sleep,
-)
+from threadsafe_timeout import CancelScope, CancelSource, DeadlineExceeded, ThreadPoolExecutor, move_on_after, sleep
+from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout.testing import widened_races
 
 GRACE = 0.05

@@ -22,7 +22,7 @@ import pytest
 
 import threadsafe_timeout
 from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor
-from threadsafe_timeout._liveness import still_read
+from threadsafe_timeout._pool.liveness import still_read
 
 GRACE = 0.05
 SOON = 0.02

@@ -20,7 +20,7 @@ import openai
 import pytest
 from threadsafe_timeout_legacy.replica import VERSIONS, replica_path, replica_script
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.testing.fake_llm import FakeLLM
 
 TASK = {"task_type": "simple_task", "prompt_type": "baseline"}

@@ -14,8 +14,6 @@ from threadsafe_timeout import (
     Cancelled,
     CancelScope,
     DeadlineExceeded,
-    _clock,
-    _scope,
     check_cancelled,
     current_deadline,
     deadline,
@@ -26,7 +24,9 @@ from threadsafe_timeout import (
     sleep,
     time_remaining,
 )
-from threadsafe_timeout._tokens import CancelSource, CancelToken
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.tokens import CancelSource, CancelToken
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.testing import MockClock
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from threadsafe_timeout import _install, patched
+from threadsafe_timeout import patched
+from threadsafe_timeout._patching import install as _install
 
 
 def owners() -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,8 @@ from peers import CERTIFICATE, Peer, mute, unanswered
 from threadsafe_timeout_patches.socket import _METHODS
 
 import threadsafe_timeout
-from threadsafe_timeout import CancelScope, DeadlineExceeded, _scope, deadline, move_on_after
+from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after
+from threadsafe_timeout._scopes import scope as _scope
 
 SOON = 120.0  # generous: what is asserted is that the call ended, not how fast
 

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from threadsafe_timeout import _clock, _timer, deadline, move_on_after, sleep, time_remaining
+from threadsafe_timeout import deadline, move_on_after, sleep, time_remaining
+from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout.testing import MockClock, widened_races
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from threadsafe_timeout import ThreadPoolExecutor, _timer, move_on_after, sleep
-from threadsafe_timeout._threads import DaemonThread
+from threadsafe_timeout import ThreadPoolExecutor, move_on_after, sleep
+from threadsafe_timeout._timing import timer as _timer
+from threadsafe_timeout._timing.daemon_thread import DaemonThread
 
 
 class Stray(Exception):

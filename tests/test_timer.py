@@ -10,18 +10,11 @@ import weakref
 
 import pytest
 
-from threadsafe_timeout import (
-    CancelScope,
-    DeadlineExceeded,
-    _clock,
-    _preload,
-    _scope,
-    _timer,
-    check_cancelled,
-    deadline,
-    move_on_after,
-    sleep,
-)
+from threadsafe_timeout import CancelScope, DeadlineExceeded, check_cancelled, deadline, move_on_after, sleep
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._timing import preload as _preload
+from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout.testing import MockClock
 from threadsafe_timeout.testing.race import widened_races
 

@@ -3,7 +3,7 @@
 Put it at the top of the runner. Settings come from the environment and pyproject.toml; see `Settings`.
 """
 
-from threadsafe_timeout._install import install
+from threadsafe_timeout._patching.install import install
 
 __all__: list[str] = []
 

@@ -101,7 +101,8 @@ def test_who_monkey_patches_has_the_process_to_himself(tool: str, order: str, tm
     said = checked(
         line, WORK, OWN[tool],
         f"""
-        from threadsafe_timeout import _install, doctor
+        from threadsafe_timeout import doctor
+        from threadsafe_timeout._patching import install as _install
         assert _install.installed() is None
         assert doctor.examine()["why_not"].startswith("{tool} replaces")
         assert "{tool} replaces" in doctor.report()

@@ -11,10 +11,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from threadsafe_timeout import _scope
 from threadsafe_timeout._checks import check_whole
 from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.watch import Options, Watch, current_watch
+from threadsafe_timeout._scopes import scope as _scope
 
 __all__ = ["guard_interactive", "guarded"]
 

@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._guard.conversation import Conversation, with_line
 from threadsafe_timeout._guard.experience import Experience
@@ -17,7 +16,9 @@ from threadsafe_timeout._guard.loops import Loop, LoopGuard
 from threadsafe_timeout._guard.readers import check_names
 from threadsafe_timeout._guard.tags import mend
 from threadsafe_timeout._guard.tally import cut_answers
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._settings import settings
+from threadsafe_timeout._timing import clock as _clock
 
 __all__ = ["Options", "Watch", "current_watch", "limits_in_force", "note_in_log", "tell_pool"]
 
