@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 
-from threadsafe_timeout import _interrupt, move_on_after
+from threadsafe_timeout import move_on_after
+from threadsafe_timeout._interruption import pursuit as _pursuit
 
 
 def spin(rounds):
@@ -86,12 +87,12 @@ def main():
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
-    print(f"Python {sys.version.split()[0]}, {_interrupt.support()}")
+    print(f"Python {sys.version.split()[0]}, {_pursuit.support()}")
     latencies(forever, 5)
     print("a Python loop, after its deadline:", latencies(forever, options.count))
-    _interrupt.configure(grace=0.1)
+    _pursuit.configure(grace=0.1)
     print("a loop with a bare except, after deadline + grace:", latencies(swallowing, options.count // 10, beyond=0.1))
-    _interrupt.configure(grace=None)
+    _pursuit.configure(grace=None)
     print("another thread in the same function runs at", others(options.seconds))
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/mutate_codemap.py [--places]
 
-For each mutation: what the self-check says (`_codemap_check.problem`) and, with `--places`, whether raising at every
+For each mutation: what the self-check says (`code_map_check.problem`) and, with `--places`, whether raising at every
 place of every shape finds something left undone with the self-check out of the way (minutes). A mutation that changes
 nothing on this version is said to be none. Exits with 1 if one is not noticed.
 """
@@ -38,7 +38,7 @@ NOWHERE = {  # (mutation, the first version it matters on, the first it does not
     "the call of __exit__ has 3 arguments": ((3, 11), (3, 14)),
     "NOT_TAKEN ends a statement": ((3, 14), (4,)),
 }
-CHECK = "from threadsafe_timeout import _codemap_check as c; print(c.problem())"
+CHECK = "from threadsafe_timeout._interruption import code_map_check as c; print(c.problem())"
 BLIND = "\n\ndef problem():  # the mutation run\n    return None\n"
 
 
@@ -47,7 +47,7 @@ def mutated(folder, old, new):
     for name in ("threadsafe_timeout", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    file = folder / "threadsafe_timeout" / "_codemap.py"
+    file = folder / "threadsafe_timeout" / "_interruption" / "code_map.py"
     text = file.read_text()
     if text.count(old) != 1:
         sys.exit(f"{old!r} is in the map {text.count(old)} times: bring this program up to date")
@@ -61,7 +61,7 @@ def run(folder, *arguments):
 
 
 def places(folder):
-    with open(folder / "threadsafe_timeout" / "_codemap_check.py", "a") as file:
+    with open(folder / "threadsafe_timeout" / "_interruption" / "code_map_check.py", "a") as file:
         file.write(BLIND)
     done = run(folder, "-m", "pytest", "-q", "-n", "2", "tests/test_interrupt.py", "-k", "every_place")
     failed = [line.split("[")[-1].split("]")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")]

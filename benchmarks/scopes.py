@@ -16,7 +16,8 @@ import time
 import tracemalloc
 import types
 
-from threadsafe_timeout import _timer, deadline, move_on_after, sleep
+from threadsafe_timeout import deadline, move_on_after, sleep
+from threadsafe_timeout._timing import timer as _timer
 
 
 def per_call(function, calls):

@@ -16,7 +16,8 @@ import time
 
 import stress_interrupt_shapes as shapes
 
-from threadsafe_timeout import CancelScope, DeadlineExceeded, _interrupt, deadline, move_on_after
+from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after
+from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout.testing.race import widened_races
 
 FOREVER = 1 << 60
@@ -128,7 +129,7 @@ def run(expiries, threads, seed, names=None, progress=0.0):
     tally, beats = Tally(), {}
     names = sorted(names or shapes.BODIES)
     sys.unraisablehook = lambda info: tally.wrong.update(["unraisable"]) or tally.examples.append(repr(info))
-    _interrupt.configure(grace=0.005)
+    _pursuit.configure(grace=0.005)
     try:
         with widened_races(seed=seed):
             crew = [
@@ -139,7 +140,7 @@ def run(expiries, threads, seed, names=None, progress=0.0):
                 thread.start()
             watch(tally, crew, beats, progress)
     finally:
-        _interrupt.configure(grace=None)
+        _pursuit.configure(grace=None)
         sys.unraisablehook = sys.__unraisablehook__
     return tally
 
@@ -167,7 +168,7 @@ def main():
         if "lost" in tally.wrong:
             break
     version = ".".join(map(str, sys.version_info[:3]))
-    print(f"Python {version}, {_interrupt.support().mechanism}: {total} expiries in {time.monotonic() - began:.0f} s, "
+    print(f"Python {version}, {_pursuit.support().mechanism}: {total} expiries in {time.monotonic() - began:.0f} s, "
           f"{sum(wrong.values())} wrong {dict(wrong)}; late by " + "; ".join(latencies))
     return 1 if wrong else 0
 

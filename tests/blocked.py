@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from threadsafe_timeout import CancelScope
 
-LONG = 30.0  # seconds; far more than any of these tests takes, unless what it tests is broken
+LONG = 240.0  # seconds; far more than any of these tests takes, unless what it tests is broken
 
 
 class Blocked:

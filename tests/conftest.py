@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from threadsafe_timeout import _interrupt
+from threadsafe_timeout._interruption import pursuit as _pursuit
 
 # Every HTTP client, here and in the processes that tests start, reads the certificates it trusts: one instead of all
 # those of the system, which take it a twentieth of a second.
@@ -36,11 +36,11 @@ def no_leaked_threads() -> Iterator[None]:
     yield
     leaked = _threads() - before
     for thread in leaked:
-        thread._started.wait(5)  # one that is being started is listed already, and cannot be joined yet
-        thread.join(timeout=5)
+        thread._started.wait(120)  # one that is being started is listed already, and cannot be joined yet
+        thread.join(timeout=120)
     alive = [thread.name for thread in leaked if thread.is_alive()]
     assert not alive, f"the test left threads running: {alive}"
-    until = time.monotonic() + 5
-    while _interrupt._targets and time.monotonic() < until:
+    until = time.monotonic() + 120
+    while _pursuit._targets and time.monotonic() < until:
         os.sched_yield()
-    assert not _interrupt._targets, "a thread that has left its scope is still pursued"
+    assert not _pursuit._targets, "a thread that has left its scope is still pursued"

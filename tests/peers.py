@@ -87,7 +87,7 @@ class Peer:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         self._listener.close()
         for thread in list(self._threads):
-            thread.join(10)
+            thread.join(120)
 
     def __enter__(self) -> Peer:
         return self

@@ -23,7 +23,7 @@ import time
 import types
 
 import threadsafe_timeout
-from threadsafe_timeout._process_tree import status
+from threadsafe_timeout._processes.tree import status
 
 SLEEP = ["sh", "-c", "echo $$; exec sleep 300"]
 never = threading.Lock()  # what nobody is woken from
@@ -522,13 +522,13 @@ def main(name: str) -> None:
     if name == "started_by_another_task_on_the_same_thread":
         note(pool.submit(quiet).result().pid, "another task's")
     future = pool.submit(globals()[name])
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not stuck.wait(0.1):
         assert not future.done(), future.exception()
         assert time.monotonic() < until, "the task did not get where it gets stuck"
     wait_until_blocked(globals()[name].__code__, until)
     future.cancel()
-    error = future.exception(60)
+    error = future.exception(120)
     told = {
         "error": type(error).__name__, "kept": not pool.stats()["abandoned"], "started": started,
         "after": {name: running(*one) for name, one in started.items()},

@@ -94,14 +94,14 @@ def generator(hold: Hold) -> None:
 def waiting_generator(hold: Hold) -> None:
     def events():
         while not hold.closed:
-            yield hold.event.wait(30)
+            yield hold.event.wait(120)
 
     for _ in events():
         pass
 
 
 def sleep(hold: Hold) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not hold.closed and time.monotonic() < until:
         time.sleep(5)
 

@@ -21,7 +21,6 @@ from threadsafe_timeout import (
     SettingError,
     ThreadPoolExecutor,
     _settings,
-    _thread_pool,
     deadline,
     fail_at,
     guard_interactive,
@@ -32,6 +31,7 @@ from threadsafe_timeout import (
     sleep,
     uninstall,
 )
+from threadsafe_timeout._pool import multiprocessing_pool as _multiprocessing_pool
 from threadsafe_timeout.checkpoint import (
     CheckpointUnavailable,
     CheckpointWriter,
@@ -140,8 +140,8 @@ def returns(value: object) -> object:
         (lambda: ThreadPoolExecutor(1).with_options(settle=5), "settle must be callable"),
         (lambda: ThreadPoolExecutor(1).with_options(key=True), "key must be a str, an int"),
         (lambda: ThreadPoolExecutor(1).with_options(key=["a"]), "key must be a str, an int"),
-        (lambda: _thread_pool.ThreadPool(2.5), "processes must be a whole number, got 2.5"),
-        (lambda: _thread_pool.ThreadPool("2"), "processes must be a whole number"),
+        (lambda: _multiprocessing_pool.ThreadPool(2.5), "processes must be a whole number, got 2.5"),
+        (lambda: _multiprocessing_pool.ThreadPool("2"), "processes must be a whole number"),
         (lambda: CancelScope(token=5), "token must be a CancelToken"),
         (lambda: CancelSource().token.register(5), "callback must be callable"),
         (lambda: guard_interactive(Executor(), max_consecutive_searches="x"), "max_consecutive_searches must be a whole number, got 'x'"),
@@ -187,9 +187,10 @@ def test_what_worked_still_does(tmp_path: Path) -> None:
     assert deadline("5")._budget == 5  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(int)
-        assert (future.result(-1) if future.exception(30) is None else None) == 0
-        assert future.result(30) == 0
-    with StockThreadPool(True) as stock, _thread_pool.ThreadPool(True) as ours, _thread_pool.ThreadPool(2.0) as two:
+        assert (future.result(-1) if future.exception(120) is None else None) == 0
+        assert future.result(120) == 0
+    pools = [_multiprocessing_pool.ThreadPool(processes) for processes in (True, 2.0)]
+    with StockThreadPool(True) as stock, pools[0] as ours, pools[1] as two:
         assert len(stock._pool) == len(ours._pool) == 1
         assert len(two._pool) == 2
     writer, _ = open_run(tmp_path / "own.jsonl", retry={"fail", "counted", "started"})  # words of the program's own
@@ -215,7 +216,7 @@ def test_a_pool_opens_the_checkpoint_it_is_given_a_path_of(tmp_path: Path) -> No
     for number in range(2):
         with ThreadPoolExecutor(2, checkpoint=str(path) if number else path) as pool:
             saved = pool.with_options(key=str)
-            assert [saved.submit(int, n + 2 * number).result(30) for n in range(2)] == [2 * number, 2 * number + 1]
+            assert [saved.submit(int, n + 2 * number).result(120) for n in range(2)] == [2 * number, 2 * number + 1]
         assert pool._checkpoint is not None
         assert "closed" in repr(pool._checkpoint)
     assert list(load_checkpoint(path)) == ["0", "1", "2", "3"]
@@ -227,7 +228,7 @@ def test_a_key_is_looked_at_when_its_task_is_submitted(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1, checkpoint=tmp_path / "run.jsonl") as pool:
         with pytest.raises(TypeError, match="must give a str or an int"):
             pool.with_options(key=lambda _: None).submit(int, 1)
-        assert pool.with_options(key=lambda n: n).submit(int, 1).result(30) == 1
+        assert pool.with_options(key=lambda n: n).submit(int, 1).result(120) == 1
 
 
 def test_keys_and_statuses_of_enums_are_their_values(tmp_path: Path) -> None:
@@ -313,7 +314,7 @@ def test_a_wrong_setting_is_named_with_its_source(name: str, value: Any, said: s
         Path("pyproject.toml").write_text(f"[tool.threadsafe-timeout]\n{name} = {written}\n")
         with pytest.raises(SettingError, match=f"pyproject.toml.*{name}: .*{said}"):
             install()
-    assert threadsafe_timeout._install.installed() is None
+    assert threadsafe_timeout._patching.install.installed() is None
     assert sorted(os.listdir()) in (["text"], ["pyproject.toml", "text"])
 
 
@@ -378,7 +379,7 @@ def test_doctor_lists_no_file_that_will_not_be_written(tmp_path: Path) -> None:
 def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], said: str, tmp_path: Path) -> None:
     CheckpointWriter("run.jsonl").close()
     before = sorted(os.listdir())
-    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=50, check=False)
+    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2, ended.stderr
     assert said in ended.stderr.replace("maybe you meant", "did you mean")  # which argparse says itself, from 3.15 on
     assert "Traceback" not in ended.stderr
@@ -389,7 +390,7 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], said: str
 def test_a_bad_setting_is_one_line_and_status_2(command: list[str]) -> None:
     Path("program.py").write_text("print('ran')")
     environment = {**os.environ, "THREADSAFE_TIMEOUT_TASK_TIMOUT": "5"}
-    ended = subprocess.run([*COMMAND, *command], capture_output=True, text=True, timeout=50, check=False, env=environment)
+    ended = subprocess.run([*COMMAND, *command], capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "did you mean 'task_timeout'" in ended.stderr
     assert ended.stderr.count("\n") == 1
@@ -400,7 +401,7 @@ def test_what_is_no_journal_is_said_and_left_alone(action: str) -> None:
     for content in (b"a,b\n1,2\n", b'{"a": 1}', os.urandom(200) + b"\n" + os.urandom(200), b"PK\x03\x04\n\n"):
         Path("file").write_bytes(content)
         options = ["--to", "json"] if action == "export" else []
-        ended = subprocess.run([*COMMAND, "checkpoint", action, "file", *options], capture_output=True, text=True, timeout=50, check=False)
+        ended = subprocess.run([*COMMAND, "checkpoint", action, "file", *options], capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == 1
         assert "no checkpoint" in ended.stderr or "not a threadsafe-timeout checkpoint" in ended.stderr
         assert "Traceback" not in ended.stderr

@@ -320,7 +320,7 @@ def test_fingerprints_depend_on_what_a_task_holds() -> None:
 
 def test_a_fingerprint_is_the_same_in_another_process() -> None:
     code = "from threadsafe_timeout.checkpoint import task_fingerprint as f; print(f({'b': {3, 1, 'x'}, 'a': (1.5, None)}))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert other.stdout.strip() == task_fingerprint({"a": (1.5, None), "b": {1, "x", 3}})
 
 
@@ -505,13 +505,13 @@ def test_an_interrupted_leader_hands_on_and_nothing_is_lost_or_doubled(
         def call(*args: Any) -> Any:
             if not after and victim == [threading.current_thread()]:
                 at_work.set()
-                assert go_on.wait(10)
+                assert go_on.wait(120)
                 victim.clear()
                 raise Interrupted
             result = original(*args)
             if after and victim == [threading.current_thread()]:
                 at_work.set()
-                assert go_on.wait(10)
+                assert go_on.wait(120)
                 victim.clear()
                 raise Interrupted
             return result
@@ -528,13 +528,13 @@ def test_an_interrupted_leader_hands_on_and_nothing_is_lost_or_doubled(
 
     threads = [threading.Thread(target=leader, daemon=True)]
     threads[0].start()
-    assert at_work.wait(10)
+    assert at_work.wait(120)
     threads += [threading.Thread(target=writer.save, args=(n, n), daemon=True) for n in range(8)]
     for thread in threads[1:]:
         thread.start()
     go_on.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
     writer.close()
     saved = [record.key for record in iter_records(path)]

@@ -361,7 +361,7 @@ def test_a_power_cut_at_any_moment_loses_nothing_acknowledged(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         writer.close()
     assert sum(what == "acknowledged" for what, _ in disk.trace) == 32
     cut = path.with_name("cut.jsonl")

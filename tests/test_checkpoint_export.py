@@ -246,7 +246,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
     try:
         assert call("export", path, "--to", "json", "-o", pipe) == 0
-        text, _ = reader.communicate(timeout=30)
+        text, _ = reader.communicate(timeout=120)
     finally:
         reader.kill()
         reader.wait()
@@ -259,7 +259,7 @@ def test_standard_output_takes_what_the_terminals_encoding_does_not(tmp_path: Pa
     for form in ("json", "csv", "legacy"):
         process = subprocess.run(
             [sys.executable, "-m", "threadsafe_timeout.cli", "checkpoint", "export", str(path), "--to", form],
-            capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=50, check=False,
+            capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=120, check=False,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr
         assert "\u4f60\u597d" in process.stdout.decode() or "\\u4f60" in process.stdout.decode()

@@ -244,7 +244,7 @@ def test_many_savers_share_a_fault(path: Path, monkeypatch: pytest.MonkeyPatch) 
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(120)
     assert sorted(outcomes) == list(range(40))
     writer.close()
     assert results(path) == {number: number for number in range(40)}
@@ -390,10 +390,10 @@ def test_a_save_waits_for_the_lock(path: Path, monkeypatch: pytest.MonkeyPatch) 
     lock.acquire()
     thread = threading.Thread(target=writer.save, args=("k", 1), daemon=True)
     thread.start()
-    assert waiting.wait(10)
+    assert waiting.wait(120)
     assert results(path) == {}
     lock.release()
-    thread.join(10)
+    thread.join(120)
     assert results(path) == {"k": 1}
     writer.close()
 

@@ -23,7 +23,6 @@ from threadsafe_timeout import (
     CancelScope,
     DeadlineExceeded,
     ThreadPoolExecutor,
-    _scope,
     check_cancelled,
     deadline,
     move_on_after,
@@ -32,6 +31,7 @@ from threadsafe_timeout import (
     sleep,
     time_remaining,
 )
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout.testing import MockClock
 
 GRACE = 2.0  # the default
@@ -553,7 +553,7 @@ def test_money_is_not_spent_in_clean_up(clock):
 
 def test_what_a_clean_up_starts_has_what_is_left():
     done = []
-    with ThreadPoolExecutor(2, task_timeout=0.05, grace=LONG) as pool, ThreadPoolExecutor(1) as other:
+    with ThreadPoolExecutor(2, grace=LONG) as pool, ThreadPoolExecutor(1) as other:
 
         def child():
             done.append(0 < time_remaining() <= LONG)
@@ -567,7 +567,7 @@ def test_what_a_clean_up_starts_has_what_is_left():
             finally:
                 pool.submit(child).result()
 
-        assert isinstance(pool.submit(task).exception(), DeadlineExceeded)
+        assert isinstance(pool.with_options(timeout=0.05).submit(task).exception(), DeadlineExceeded)
     assert done == [True, True]
 
 
@@ -592,7 +592,7 @@ def test_the_ladder_waits_for_clean_up_and_so_does_the_exit():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         env={**os.environ, "THREADSAFE_TIMEOUT_TASK_TIMEOUT": "0.1", "THREADSAFE_TIMEOUT_GRACE": "20"},
-        capture_output=True, text=True, timeout=55, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.stdout, done.returncode) == ("cleaned\n", 0), done.stderr
 

@@ -8,10 +8,11 @@ import types
 import pytest
 from threadsafe_timeout_legacy import stopit as ours
 
-from threadsafe_timeout import _interrupt, sleep
+from threadsafe_timeout import sleep
+from threadsafe_timeout._interruption import pursuit as _pursuit
 
 # Without interruption a loop that meets no cooperative point runs to its end, and is late.
-interrupts = pytest.mark.skipif(_interrupt.support().mechanism is None, reason="a Python loop is not interrupted here")
+interrupts = pytest.mark.skipif(_pursuit.support().mechanism is None, reason="a Python loop is not interrupted here")
 
 
 def real_stopit():
@@ -136,7 +137,7 @@ def test_ours_signal_timeout_works_off_the_main_thread():
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(120)
     assert states == [ours.SignalTimeout.TIMED_OUT]
     with ours.SignalTimeout(0.5) as limit:  # a fraction of a second is no limit, as with an alarm
         pass

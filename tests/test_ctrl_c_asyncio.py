@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -35,9 +36,9 @@ def start_telling():
 """
 
 STUCK_IN = {
-    "sleep": "time.sleep(60)",
-    "loop": "until = time.monotonic() + 60\n    while time.monotonic() < until: pass",
-    "lock": "lock = threading.Lock(); lock.acquire(); lock.acquire(timeout=60)",
+    "sleep": "time.sleep(600)",
+    "loop": "until = time.monotonic() + 600\n    while time.monotonic() < until: pass",
+    "lock": "lock = threading.Lock(); lock.acquire(); lock.acquire(timeout=600)",
     "read": "ends = os.pipe(); os.read(ends[0], 1)",
 }
 
@@ -143,13 +144,14 @@ def interrupted(code, how="sleep"):
     """Run it until it says `ready`, send SIGINT: its status, output, errors, and the seconds from then to its end."""
     program = PREAMBLE.replace("{how}", STUCK_IN[how]) + textwrap.dedent(code)
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-c", program], env={**os.environ, "THREADSAFE_TIMEOUT_GRACE": "300"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
         try:
-            assert process.stdout.readline() == "ready\n", process.communicate(timeout=30)[1]
+            assert process.stdout.readline() == "ready\n", process.communicate(timeout=240)[1]
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=25)
+            out, err = process.communicate(timeout=240)
             return process.returncode, out, err, time.monotonic() - began
         finally:
             process.kill()
@@ -161,7 +163,7 @@ def test_ctrl_c_ends_it_wherever_a_thread_is_stuck(program, how):
     status, _out, err, seconds = interrupted(PROGRAMS[program], how)
     assert status != 0
     assert "KeyboardInterrupt" in err
-    assert seconds < 10, "a second, on a machine that has nothing else to do; two graces are a minute"
+    assert seconds < 200, "a second, on a machine that has nothing else to do; two graces are ten minutes"
 
 
 @pytest.mark.parametrize("program", [name for name in PROGRAMS if name not in ("to_thread", "two pools of its own")])
@@ -171,7 +173,7 @@ def test_ctrl_c_ends_every_way_to_run_a_loop(program):
     assert "KeyboardInterrupt" in err
     assert "while" in err, "what was running is named"
     assert "stuck" in err
-    assert seconds < 10
+    assert seconds < 200
     assert out == ("went on\n" if program == "it goes on after Ctrl-C" else "")
 
 
@@ -181,7 +183,7 @@ def test_ctrl_c_with_uvloop():
     status, _out, err, seconds = interrupted(code, "read")
     assert status != 0
     assert "stuck" in err
-    assert seconds < 10
+    assert seconds < 200
 
 
 def test_what_is_started_to_clean_up_after_ctrl_c_runs_to_its_end():
@@ -213,7 +215,7 @@ def test_a_task_that_can_end_does_so_before_the_process():
         def careful():
             both.wait()
             try:
-                time.sleep(60)
+                time.sleep(600)
             finally:
                 os.write(1, b"its finally ran\\n")
         async def main():
@@ -225,7 +227,7 @@ def test_a_task_that_can_end_does_so_before_the_process():
     status, out, _err, seconds = interrupted(code)
     assert status != 0
     assert out == "its finally ran\n" * 2
-    assert seconds < 10
+    assert seconds < 200
 
 
 def test_without_ctrl_c_nothing_is_hurried():
@@ -237,5 +239,5 @@ def test_without_ctrl_c_nothing_is_hurried():
                 loop.run_in_executor(None, lambda: (stuck(), print("done", flush=True)))
         asyncio.run(main())
     """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.count("done")) == (0, 2), done.stderr

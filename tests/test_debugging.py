@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from threadsafe_timeout import ThreadPoolExecutor, deadline
-from threadsafe_timeout._transparent import is_protected
+from threadsafe_timeout._introspection.transparent import is_protected
 
 POOLS = {"standard": StandardThreadPoolExecutor, "ours": ThreadPoolExecutor}
 
@@ -51,7 +51,7 @@ def test_what_is_set_for_threads_is_called_in_the_pools_as_in_standard_ones(sett
 def run_pdb(program: str, commands: str, cwd: Path) -> str:
     (cwd / "program.py").write_text(textwrap.dedent(program))
     done = subprocess.run(
-        [sys.executable, "program.py"], cwd=cwd, input=commands, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "program.py"], cwd=cwd, input=commands, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

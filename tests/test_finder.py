@@ -66,7 +66,7 @@ def site(tmp_path: Path) -> Path:
 def run(program: str, site: Path, name: str = "program.py") -> subprocess.CompletedProcess[str]:
     path = site.parent / name
     path.write_text(f"import sys; sys.path.insert(0, {str(site)!r})\n" + textwrap.dedent(program))
-    done = subprocess.run([sys.executable, name], cwd=site.parent, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run([sys.executable, name], cwd=site.parent, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done
 

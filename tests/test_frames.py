@@ -6,11 +6,16 @@ import threading
 
 import pytest
 
-from threadsafe_timeout import _alarm, _frames, _interrupt, _task, _timer, deadline, move_on_after
-from threadsafe_timeout._frames import frames_of_others
+from threadsafe_timeout import deadline, move_on_after
+from threadsafe_timeout._interruption import alarm as _alarm
+from threadsafe_timeout._interruption import pursuit as _pursuit
+from threadsafe_timeout._introspection import frames as _frames
+from threadsafe_timeout._introspection.frames import frames_of_others
+from threadsafe_timeout._pool import task as _task
+from threadsafe_timeout._timing import timer as _timer
 
 BOUND = 30.0
-needs_interrupt = pytest.mark.skipif(_interrupt.support().mechanism is None, reason=_interrupt.support().detail)
+needs_interrupt = pytest.mark.skipif(_pursuit.support().mechanism is None, reason=_pursuit.support().detail)
 
 
 class Watched:
@@ -144,7 +149,7 @@ def test_looking_leaves_no_references():
 def test_the_timer_thread_runs_no_finaliser_of_what_it_interrupts(blocks, monkeypatch, thread):
     """The function returns while the timer thread has its frame; the finaliser of a local variable may even block."""
     watched, looked, returned = Watched(blocks), threading.Event(), threading.Event()
-    wants = _interrupt.Target.wants
+    wants = _pursuit.Target.wants
     mine = []
 
     def slow(target, frame, now):
@@ -153,7 +158,7 @@ def test_the_timer_thread_runs_no_finaliser_of_what_it_interrupts(blocks, monkey
             returned.wait(BOUND)
         return wants(target, frame, now)
 
-    monkeypatch.setattr(_interrupt.Target, "wants", slow)
+    monkeypatch.setattr(_pursuit.Target, "wants", slow)
 
     def run():
         mine.append(threading.get_ident())

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from threadsafe_timeout import deadline, guard_interactive, guarded, sleep
+from threadsafe_timeout.testing import MockClock
 
 
 class State:
@@ -106,8 +107,8 @@ def test_stuck_tools_are_cut_off_too():
 
 def test_the_task_has_time_left_to_evaluate():
     """The guard ends a little before the deadline of the task around it: its result is not lost to that one."""
-    executor = guard_interactive(fresh(), timeout=60)([lambda: sleep(30)])
-    with deadline(1):
+    executor = guard_interactive(fresh(), timeout=300)([lambda: sleep(200)])
+    with MockClock(autojump=0.2), deadline(100):
         result = executor.execute_interactive("go")
     assert result["error_type"] == "timeout"
 
@@ -124,3 +125,13 @@ def test_a_missing_method_is_named():
         guard_interactive(object())
     with pytest.raises(ValueError, match="timeout"):
         guard_interactive(fresh(), timeout=-1)
+    for name, value in {"learn": "maybe", "conversation": 3, "experience": 3, "polls": "sleep", "execute": 3}.items():
+        with pytest.raises(TypeError, match=name):
+            guard_interactive(fresh(), **{name: value})
+
+
+def test_a_conversation_that_is_not_there_is_told(caplog):
+    guard_interactive(fresh(), conversation="messages")([SEARCH.format(1)]).execute_interactive("go")
+    told = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "guard_unread"]
+    assert len(told) == 1
+    assert "conversation='messages' of guard_interactive gives no list of messages for a Executor" in told[0]

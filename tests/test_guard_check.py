@@ -46,12 +46,12 @@ def test_what_would_have_been_ended_saved_and_harmed(tmp_path, capsys):
     found = json.loads(out)["without_memory"]
     assert (found["runs"], found["calls"], found["successful"]) == (4, 28, 3)
     assert found["all"]["runs_ended"] == 3
-    assert found["all"]["calls_saved"] == 6 + 2 + 4
+    assert found["all"]["calls_saved"] == 7 + 3 + 6
     assert found["all"]["successful_runs_harmed"] == 1
     assert found["all"]["successful_runs_harmed_percent"] == pytest.approx(33.333)
     row = found["by_limit"]["cut_tags"]
     assert row["kind"] == "no_action_loop"
-    assert row["examples"][0].startswith("cut: 4 answers in a row")
+    assert row["examples"][0].startswith("cut: 3 answers in a row")
     assert found["limits"]["repeats"] == "warn:3+stop:5"
     assert "with_learning" in json.loads(out)
 
@@ -61,7 +61,7 @@ def test_the_table_without_a_terminal_and_without_rich(tmp_path, capsys, monkeyp
     status, out, _ = check(capsys, path)
     assert status == 0
     assert "no_action_loop" in out
-    assert "8 (50.0 %)" in out
+    assert "10 (62.5 %)" in out
     assert "limits: searches=stop:4" in out
     assert "\x1b" not in out
     monkeypatch.setitem(sys.modules, "rich", None)
@@ -71,7 +71,7 @@ def test_the_table_without_a_terminal_and_without_rich(tmp_path, capsys, monkeyp
     status, plain, _ = check(capsys, path)
     assert status == 0
     assert "no_action_loop" in plain
-    assert "8 (50.0 %)" in plain
+    assert "10 (62.5 %)" in plain
 
 
 def test_other_limits(tmp_path, capsys):
@@ -86,7 +86,7 @@ def test_other_limits(tmp_path, capsys):
 
 
 def test_what_the_run_teaches_saves_more(tmp_path, capsys):
-    path = lines(tmp_path / "runs.jsonl", *[CUT] * 200)
+    path = lines(tmp_path / "runs.jsonl", *[legacy(["<tool_call>reader"] * 10, [FORMAT] * 10)] * 200)
     _, out, _ = check(capsys, "--json", path)
     found = json.loads(out)
     assert found["with_learning"]["all"]["calls_saved"] > found["without_memory"]["all"]["calls_saved"]
@@ -163,7 +163,7 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path, capsys):
 
 
 def test_a_stop_at_the_last_turn_changes_nothing(tmp_path, capsys):
-    record = legacy(["<tool_call>reader"] * 4, [FORMAT] * 4)
+    record = legacy(["<tool_call>reader"] * 3, [FORMAT] * 3)
     _, out, _ = check(capsys, "--json", lines(tmp_path / "r.jsonl", record))
     assert json.loads(out)["without_memory"]["all"]["runs_ended"] == 0
 

@@ -75,11 +75,11 @@ def test_it_stops_a_task_of_a_pool_when_asked(server):
 
         with ThreadPoolExecutor(4) as pool:
             pool.on_event(lambda event: (events.append(event), told.set()))
-            ended = [future.result(60) for future in [pool.submit(run, ask) for _ in range(3)]]
-            assert told.wait(30)
+            ended = [future.result(120) for future in [pool.submit(run, ask) for _ in range(3)]]
+            assert told.wait(120)
             stats = pool.stats()
         llm.close()
-    assert [turns for turns, _ in ended] == [4, 4, 4], "each task by itself; no call after the loop was seen"
+    assert [turns for turns, _ in ended] == [3, 3, 3], "each task by itself; no call after the loop was seen"
     assert {error.kind for _, error in ended} == {"no_action_loop"}
     assert stats["loops"] == 3
     assert events[0].kind == "loop"
@@ -115,7 +115,7 @@ def test_async_clients_and_streams(server):
         return None
 
     with threadsafe_timeout.patched(client_guard="stop", checkpoint=None):
-        assert asyncio.run(main()) == 4
+        assert asyncio.run(main()) == 3
 
 
 def test_the_same_question_again_is_another_sample_and_no_loop(server, caplog):

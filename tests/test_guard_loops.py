@@ -18,6 +18,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from openai.types.responses import Response
 
 from threadsafe_timeout import LoopDetected
+from threadsafe_timeout._guard.alike import may_be_alike, result_fingerprint
 from threadsafe_timeout.guard import DEFAULTS, Experience, Limit, Loop, LoopGuard, find_loop
 
 CASES = {name: (script, messages) for name, script, messages in conversations()}
@@ -224,15 +225,15 @@ def turns_until_ended(experience, script=CUT, model="m"):
 
 def test_a_run_learns_which_loops_are_never_left(caplog):
     experience = Experience()
-    assert [turns_until_ended(experience) for _ in range(100)] == [(4, False)] * 100
-    assert "100 tasks of m ended in a loop of the kind cut_tags" not in caplog.text
-    ended = [turns_until_ended(experience) for _ in range(50)]
-    assert ended.count((3, True)) == 45, "and every tenth gets its full length"
-    assert ended.count((4, False)) == 5
+    assert [turns_until_ended(experience) for _ in range(100)] == [(3, False)] * 100
+    assert not caplog.records
+    ended = [turns_until_ended(experience) for _ in range(200)]
+    assert ended.count((2, True)) == 180, "and every tenth goes on"
+    assert ended.count((3, False)) == 20
+    assert "100 tasks of m came to 2 cut tags, told of the first (cut_tags)" in caplog.text
     ended = [turns_until_ended(experience) for _ in range(20)]
-    assert ended.count((2, True)) == 18, "and earlier still when half as many more were lost"
-    assert "100 tasks of m ended in a loop of the kind cut_tags" in caplog.text
-    assert turns_until_ended(experience, model="another") == (4, False), "of each model by itself"
+    assert ended.count((1, True)) == 18, "and at the first, when three hundred that came there were lost"
+    assert turns_until_ended(experience, model="another") == (3, False), "of each model by itself"
 
 
 def test_one_that_leaves_its_loop_makes_the_run_careful(caplog):
@@ -242,14 +243,25 @@ def test_one_that_leaves_its_loop_makes_the_run_careful(caplog):
     left = [turns_until_ended(experience, RECOVERED) for _ in range(10)]
     assert left.count((2, True)) >= 1
     assert left[-1] == (None, False)
-    assert "m left a loop of the kind cut_tags" in caplog.text
-    assert {turns_until_ended(experience) for _ in range(300)} == {(4, False)}
+    assert "m called a tool after 2 cut tags, told of the first (cut_tags)" in caplog.text
+    assert {turns_until_ended(experience) for _ in range(300)} == {(3, False)}
+
+
+def test_one_that_leaves_its_loop_late_says_nothing_against_ending_it_later():
+    """A model that leaves some loops after two cut tags, and none after three."""
+    experience = Experience()
+    silent = Script("f", [Say("<tool_call>reader")] * 9)
+    after_two = Script("g", [*silent.steps[:2], READ])
+    for number in range(200):
+        turns_until_ended(experience, after_two if number % 20 == 0 else silent)
+    assert turns_until_ended(experience, silent) == (3, True)
+    assert turns_until_ended(experience, after_two) == (None, False)
 
 
 def test_a_search_after_a_loop_is_no_recovery():
     experience = Experience()
     again = Script("e", [*CUT.steps[:2], Say("<tool_search>x</tool_search>", "Found: y"), *CUT.steps])
-    for _ in range(150):
+    for _ in range(100):
         turns_until_ended(experience, again)
     assert turns_until_ended(experience) == (2, True)
 
@@ -314,11 +326,105 @@ def test_any_text_is_read_turn_by_turn(texts):
 class Hostile:
     """Asking it for anything fails."""
 
+    __hash__ = None
+
     def __getattr__(self, name):
         raise RuntimeError(name)
 
     def __repr__(self):
         raise RuntimeError("no repr either")
+
+    def __bool__(self):
+        raise RuntimeError("nor a truth")
+
+    def __eq__(self, other):
+        raise RuntimeError("nor is it equal to anything")
+
+
+class HostileText(str):
+    __slots__ = ()
+
+    def strip(self, *args):
+        raise RuntimeError("strip")
+
+
+class HostileDict(dict):
+    def get(self, *args):
+        raise RuntimeError("get")
+
+    __getitem__ = get
+
+
+class HostileList(list):
+    def __iter__(self):
+        raise RuntimeError("iter")
+
+    __len__ = __iter__
+
+
+class Endless:
+    """Has everything, and in it everything again."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return "assistant" if name == "role" else Endless()
+
+
+ODD = [
+    Hostile(), HostileText("assistant"), HostileText("<tool_call>x"), HostileDict(role="assistant", content="x"), HostileList([1]),
+    Endless(), object(), float("nan"), 10**400, "\ud800", "\0" * 50, b"\xff", memoryview(b"x"), {None: None}, range(3), print, type,
+    "<tool_call>[]</tool_call>", '<tool_call>{"name": null}</tool_call>', "9" * 6000, "1:" * 3000, {"a": {1, 2}},
+]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(ODD) - 1), st.integers(0, 7)), min_size=1, max_size=10))
+def test_odd_objects_in_every_place_are_passed_over(places):
+    guard = LoopGuard(experience=Experience(), search_tools=["search"])
+    for number, place in places:
+        odd = ODD[number]
+        message = [
+            odd, [odd], {"role": "tool", "content": odd}, {"role": "user", "content": odd}, {"role": "assistant", "content": odd},
+            {"role": "assistant", "content": odd, "tool_calls": odd}, {"type": "tool_result", "content": [odd], "is_error": odd},
+            {"role": "assistant", "tool_calls": [{"id": odd, "function": {"name": "search", "arguments": odd}}]},
+        ][place]  # fmt: skip
+        guard.see(message)
+        guard.say(message)
+        guard.settle()
+    guard.finish()
+
+
+def test_what_the_users_functions_raise_is_raised():
+    def fails(message):
+        raise LookupError("mine")
+
+    for reading in ({"extract": fails}, {"is_search": fails}):
+        guard = LoopGuard(**reading)
+        with pytest.raises(LookupError, match="mine"):
+            guard.see({"role": "assistant", "content": "x"})
+        with pytest.raises(LookupError, match="mine"):
+            guard.say("x")
+
+
+times = st.sampled_from(["10:00:01", "12:34:56.7", "2026-01-02 03:04:05", "2026-01-02T03:04:05Z", "5 ms", "12.25 s", "0x7f001122"])
+line = st.lists(st.sampled_from(["a", "job", "7", "8", "count 3", "done", "\n"]) | times, max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(line, st.data())
+def test_results_alike_but_for_their_times_are_not_ruled_out(words, data):
+    other = [data.draw(times) if word[0].isdigit() and len(word) > 2 else word for word in words]
+    one, two = " ".join(words), " ".join(other)
+    if result_fingerprint(one) == result_fingerprint(two):
+        assert may_be_alike(one, two)
+    else:
+        assert one != two
+
+
+def test_a_number_that_goes_up_is_seen_at_once():
+    for one, two in (("item 5", "item 6"), ("at 10:00:01 5 items", "at 10:00:02 6 items"), ("x" * 900 + " 19", "x" * 900 + " 20")):
+        assert not may_be_alike(one, two)
 
 
 def test_hostile_objects_and_deep_and_endless_ones():

@@ -18,7 +18,7 @@ from peers import CERTIFICATE, MISBEHAVING, Peer, bad_then_good, good, mute, sil
 import threadsafe_timeout
 from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline
 
-SOON = 15.0  # generous: what is asserted is that the call ended, not how fast
+SOON = 120.0  # generous: what is asserted is that the call ended, not how fast
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -108,7 +108,7 @@ def deadline_after(began):
     scope = deadline(60)
 
     def bring_forward():
-        began.wait(10)
+        began.wait(120)
         scope.deadline = time.monotonic() + 0.02
 
     thread = threading.Thread(target=bring_forward)
@@ -117,7 +117,7 @@ def deadline_after(began):
         yield scope
     finally:
         began.set()
-        thread.join(10)
+        thread.join(120)
 
 
 CLIENTS = [HttpClient, Urllib, Urllib3, Requests, Httpx, Httpx2]
@@ -172,14 +172,14 @@ def test_cancelled_from_another_thread_it_ends_and_the_client_stays_usable(kind,
         scope = CancelScope()
 
         def cancel():
-            peer.began.wait(10)
+            peer.began.wait(120)
             scope.cancel("enough")
 
         canceller = threading.Thread(target=cancel)
         canceller.start()
         with scope:
             client.get(peer.url)
-        canceller.join(10)
+        canceller.join(120)
         assert scope.cancelled_caught
         assert peer.left.acquire(timeout=SOON)
         assert client.get(peer.url) == b"good"
@@ -211,11 +211,11 @@ def test_waiting_for_a_free_connection_is_bounded(name):
 
         holder = threading.Thread(target=hold)
         holder.start()
-        assert peer.began.wait(10)
+        assert peer.began.wait(120)
         with pytest.raises(DeadlineExceeded), deadline(0.05):
             client.get(peer.url)
         scope.cancel("let go")
-        holder.join(10)
+        holder.join(120)
         assert client.get(peer.url).content == b"good", "the place in the pool is free again"
 
 
@@ -232,11 +232,11 @@ def test_waiting_for_a_free_connection_of_requests_is_bounded():
 
         holder = threading.Thread(target=hold)
         holder.start()
-        assert peer.began.wait(10)
+        assert peer.began.wait(120)
         with pytest.raises(DeadlineExceeded), deadline(0.05):
             session.get(peer.url)
         scope.cancel("let go")
-        holder.join(10)
+        holder.join(120)
         assert session.get(peer.url).content == b"good", "the place in the pool is free again"
 
 
@@ -331,7 +331,7 @@ def test_async_connecting_shaking_hands_and_waiting_for_a_connection_are_bounded
 
 def test_what_is_protected_exists():
     """An interrupt must not pass through the modules that are protected by name."""
-    from threadsafe_timeout._transparent import _PROTECTED_MODULES, is_protected
+    from threadsafe_timeout._introspection.transparent import _PROTECTED_MODULES, is_protected
 
     for name in _PROTECTED_MODULES:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from threadsafe_timeout import SettingError, _install, _settings, install, patched, uninstall
+from threadsafe_timeout import SettingError, _settings, install, patched, uninstall
+from threadsafe_timeout._patching import install as _install
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def clean(monkeypatch, tmp_path):
 def run_python(code: str, *, cwd: Path, name: str = "program.py", env=None) -> str:
     (cwd / name).write_text(textwrap.dedent(code))
     done = subprocess.run(
-        [sys.executable, name], cwd=cwd, capture_output=True, text=True, timeout=60, check=False, env=env
+        [sys.executable, name], cwd=cwd, capture_output=True, text=True, timeout=120, check=False, env=env
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -52,7 +53,7 @@ def test_the_pool_is_replaced_in_every_order_and_given_back(order, tmp_path):
         t.install()
         assert issubclass(T, Ours)
         t.uninstall()
-        from threadsafe_timeout._pool import StandardThreadPoolExecutor as Standard
+        from threadsafe_timeout._pool.executor import StandardThreadPoolExecutor as Standard
         assert cf.ThreadPoolExecutor is Standard and T is Standard and cf.thread.ThreadPoolExecutor is Standard
         assert time.sleep is kept[0]
         t.install()
@@ -180,7 +181,7 @@ def test_run_command_is_the_one_line(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-m", "threadsafe_timeout.cli", "run", "program.py", "--a", "b"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert done.stdout == "threadsafe_timeout_patches.futures ['--a', 'b'] 7 __main__\n"

@@ -15,7 +15,7 @@ PROGRAM = '''
 import gc, importlib, sys
 from importlib.metadata import entry_points
 import threadsafe_timeout as t
-from threadsafe_timeout import _install
+from threadsafe_timeout._patching import install as _install
 
 PATCHES = {entry.name: entry.load() for entry in entry_points(group="threadsafe_timeout.patches")}
 problems = []
@@ -171,7 +171,7 @@ def test_whatever_the_order_the_originals_come_back(order, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM + ORDERS[order] + "\nend()\n")
     environ = {key: value for key, value in os.environ.items() if not key.startswith("THREADSAFE_TIMEOUT_")}
     done = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "program.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ok\n", done.stdout + done.stderr
@@ -180,8 +180,8 @@ def test_whatever_the_order_the_originals_come_back(order, tmp_path):
 def test_each_patch_names_what_it_is_for():
     from importlib.metadata import entry_points
 
-    from threadsafe_timeout._install import distribution_of
-    from threadsafe_timeout._versions import in_range
+    from threadsafe_timeout._patching.install import distribution_of
+    from threadsafe_timeout._patching.versions import in_range
 
     for entry in entry_points(group="threadsafe_timeout.patches"):
         patch = entry.load()

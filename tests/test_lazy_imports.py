@@ -21,7 +21,8 @@ lazy import urllib3
 lazy import slow_to_import
 import threadsafe_timeout.auto
 import sys
-from threadsafe_timeout import _install, move_on_after
+from threadsafe_timeout import move_on_after
+from threadsafe_timeout._patching import install as _install
 from threadsafe_timeout.doctor import report
 
 for name in ("colorsys", "urllib3", "slow_to_import"):
@@ -61,7 +62,7 @@ def run(folder, program, *options):
     (folder / "slow_to_import.py").write_text(SLOW)
     (folder / "program.py").write_text(program)
     ran = subprocess.run(
-        [sys.executable, *options, "program.py"], cwd=folder, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, *options, "program.py"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
     assert ran.stdout == "ok\n", ran.stderr
 

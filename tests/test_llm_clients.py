@@ -13,12 +13,14 @@ import pytest
 from peers import HEAD, Peer, byte_by_byte, half_a_body, keep_alive_comments, silent, unanswered
 
 import threadsafe_timeout
-from threadsafe_timeout import DeadlineExceeded, _install, _scope, _settings, deadline
+from threadsafe_timeout import DeadlineExceeded, _settings, deadline
+from threadsafe_timeout._patching import install as _install
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout.testing.fake_llm import FakeLLM
 
 openai = pytest.importorskip("openai")
 
-SOON = 15.0  # generous: what is asserted is that the call ended, not how fast
+SOON = 120.0  # generous: what is asserted is that the call ended, not how fast
 MESSAGES = [{"role": "user", "content": "case task-1\nRequired tools: a"}]
 MODES = ["sync", "async", "stream", "async stream"]
 
@@ -216,7 +218,7 @@ def test_cancelling_from_another_thread_ends_the_call(servers, mood):
     def cancel():
         # The server has taken the call once it is in its log; from then on the client is in recv.
         pause = threading.Event()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 120
         while len(server.requests()) <= before and time.monotonic() < until:
             pause.wait(0.005)
         scope.cancel("enough")
@@ -225,7 +227,7 @@ def test_cancelling_from_another_thread_ends_the_call(servers, mood):
     canceller.start()
     with scope:
         ask(OpenAI(server.base_url, timeout=60), "sync")
-    canceller.join(10)
+    canceller.join(120)
     assert scope.cancelled_caught
 
 

@@ -19,7 +19,7 @@ from concurrent.futures.thread import BrokenThreadPool
 import pytest
 
 from threadsafe_timeout import DeadlineExceeded, PoolExhausted, current_deadline, deadline, move_on_after, patched
-from threadsafe_timeout._thread_pool import ThreadPool
+from threadsafe_timeout._pool.multiprocessing_pool import ThreadPool
 
 STOCK = multiprocessing.pool.ThreadPool
 variable = contextvars.ContextVar("variable", default="default")
@@ -54,7 +54,7 @@ def joined(pool):
 def stuck_on(number, gate, bad=(1,)):
     """Returns its number, unless it is one of the bad ones, which are stuck in what nothing can wake."""
     if number in bad:
-        gate.wait(30)
+        gate.wait(120)
     return number
 
 
@@ -77,10 +77,10 @@ def test_stuck_workers_are_replaced_and_the_tasks_behind_them_run(limited, gate)
     with multiprocessing.pool.ThreadPool(2) as pool:
         stuck = [pool.apply_async(gate.wait, (30,), error_callback=errors.append) for _ in range(2)]
         behind = [pool.apply_async(int, (number,)) for number in range(6)]
-        assert [result.get(10) for result in behind] == list(range(6))
+        assert [result.get(120) for result in behind] == list(range(6))
         for result in stuck:
             with pytest.raises(DeadlineExceeded) as caught:
-                result.get(10)
+                result.get(120)
             assert caught.value.budget == 0.1
             assert not result.successful()
         joined(pool)
@@ -141,7 +141,7 @@ def test_a_busy_item_is_interrupted(limited):
     with multiprocessing.pool.ThreadPool(1) as pool:
         with pytest.raises(DeadlineExceeded):
             pool.map(busy, [1, 2])
-        assert left.wait(10)
+        assert left.wait(120)
         assert pool.apply(int, (5,)) == 5
         joined(pool)
 
@@ -159,13 +159,13 @@ def test_tasks_end_with_the_scope_they_were_submitted_in(unlimited, gate):
     with multiprocessing.pool.ThreadPool(2) as pool:
         with move_on_after(60) as scope:
             running = threading.Event()
-            result = pool.apply_async(lambda: running.set() or gate.wait(30))
-            assert running.wait(10)
+            result = pool.apply_async(lambda: running.set() or gate.wait(120))
+            assert running.wait(120)
             scope.cancel("enough")
             pending = pool.apply_async(int)
         for one in (result, pending):
             with pytest.raises(DeadlineExceeded):
-                one.get(10)
+                one.get(120)
         assert pool.apply(int, (5,)) == 5
         joined(pool)
 
@@ -194,7 +194,7 @@ def test_past_max_abandoned_results_say_so(gate):
 def test_whatever_a_task_raises_reaches_its_result(unlimited):
     with multiprocessing.pool.ThreadPool(1) as pool:
         with pytest.raises(SystemExit):
-            pool.apply_async(sys.exit, (3,)).get(10)
+            pool.apply_async(sys.exit, (3,)).get(120)
         assert pool.apply(int, (5,)) == 5
         joined(pool)
 
@@ -202,14 +202,14 @@ def test_whatever_a_task_raises_reaches_its_result(unlimited):
 def test_the_initializer_runs_in_every_worker_at_once(unlimited):
     barrier = threading.Barrier(4)
     with multiprocessing.pool.ThreadPool(3, initializer=barrier.wait, initargs=(10,)) as pool:
-        barrier.wait(10)
+        barrier.wait(120)
         joined(pool)
 
 
 def test_an_initializer_that_fails_is_an_error_and_not_a_hang(unlimited, caplog):
     with multiprocessing.pool.ThreadPool(2, initializer=int, initargs=("x",)) as pool:
         with pytest.raises(BrokenThreadPool):
-            pool.apply_async(int).get(10)
+            pool.apply_async(int).get(120)
         joined(pool)
     assert "Exception in initializer" in caplog.text
 
@@ -232,9 +232,9 @@ def test_callbacks_run_in_one_thread(limited):
 def test_terminate_drops_what_has_not_begun_and_waits_for_nothing(unlimited, gate):
     ran, running = [], threading.Event()
     with multiprocessing.pool.ThreadPool(1) as pool:
-        pool.apply_async(lambda: running.set() or gate.wait(30))
+        pool.apply_async(lambda: running.set() or gate.wait(120))
         pool.map_async(ran.append, range(10))
-        assert running.wait(10)
+        assert running.wait(120)
     gate.set()
     pool.join()
     assert ran == []
@@ -248,8 +248,8 @@ def test_pools_in_tasks_of_pools(limited, gate):
     with multiprocessing.pool.ThreadPool(2) as pool:
         results = [pool.apply_async(outer, (number,)) for number in range(4)]
         with pytest.raises(DeadlineExceeded):
-            results.pop(1).get(10)
-        assert [result.get(10) for result in results] == [[0, 10], [2, 12], [3, 13]]
+            results.pop(1).get(120)
+        assert [result.get(120) for result in results] == [[0, 10], [2, 12], [3, 13]]
         joined(pool)
 
 
@@ -260,7 +260,7 @@ def test_a_pool_that_nobody_closed_is_collected_and_says_so(unlimited):
 
     def leave_and_collect(seen):
         leave_one_behind()
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while not seen and time.monotonic() < until:  # the worker that ran the task may not have let go of it yet
             gc.collect()
 
@@ -277,14 +277,14 @@ def test_the_exit_waits_for_no_task(end):
         threadsafe_timeout.install(checkpoint=None)
         pool = multiprocessing.pool.ThreadPool(2)
         running = threading.Event()
-        pool.apply_async(lambda: running.set() or threading.Event().wait(30))
-        pool.apply_async(threading.Event().wait, (30,))
-        running.wait(10)
+        pool.apply_async(lambda: running.set() or threading.Event().wait(120))
+        pool.apply_async(threading.Event().wait, (120,))
+        running.wait(120)
         print("end", flush=True)
         {end}
         """
     )
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 100

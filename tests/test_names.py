@@ -14,7 +14,7 @@ import pytest
 import wrapt
 
 from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor, deadline, patched
-from threadsafe_timeout._names import name_of
+from threadsafe_timeout._introspection.names import name_of
 
 
 def work(*_args, **_kwargs):
@@ -177,7 +177,7 @@ def test_a_chunk_of_the_stock_pool_is_named_by_its_function():
         names = []
         with ThreadPool(1) as pool:
             gate = threading.Event()
-            pool.map_async(lambda _: gate.wait(10), range(4), chunksize=2)
+            pool.map_async(lambda _: gate.wait(120), range(4), chunksize=2)
             executor = pool._inqueue._executor
             while not names:
                 names = [one.task for one in executor.health().workers if one.task]
@@ -202,5 +202,5 @@ def test_a_name_that_was_given_is_kept():
     with ThreadPoolExecutor(1, grace=0.02) as pool:
         future = pool.with_options(timeout=0.05, name="question 7").submit(functools.partial(gate.wait, 10))
         with pytest.raises(DeadlineExceeded, match=r"^question 7 timed out"):
-            future.result(10)
+            future.result(120)
         gate.set()

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from threadsafe_timeout import ThreadPoolExecutor, _interrupt, patched
+from threadsafe_timeout import ThreadPoolExecutor, patched
+from threadsafe_timeout._interruption import pursuit as _pursuit
 
 # Tests of func_timeout's that wait until the process has one thread. Ours has the one that watches deadlines.
 COUNT_THREADS = ("test_retry", "test_setFuncTimeoutetry")
-interrupts = pytest.mark.skipif(_interrupt.support().mechanism is None, reason="a Python loop is not interrupted here")
+interrupts = pytest.mark.skipif(_pursuit.support().mechanism is None, reason="a Python loop is not interrupted here")
 
 
 def source_of(requirement: str, folder: Path) -> Path:
@@ -101,7 +102,7 @@ def decorator():
         pytest.skip("no SIGALRM here")
     timeout_decorator = pytest.importorskip("timeout_decorator")
     with patched(checkpoint="off"), ThreadPoolExecutor(1) as pool:
-        timeout_decorator.in_a_worker = lambda function, *args, **kwargs: pool.submit(function, *args, **kwargs).result(60)
+        timeout_decorator.in_a_worker = lambda function, *args, **kwargs: pool.submit(function, *args, **kwargs).result(120)
         yield timeout_decorator
     del timeout_decorator.in_a_worker
 

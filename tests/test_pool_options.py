@@ -46,14 +46,14 @@ def stuck(gate, begun=None):
 def test_a_deadline_bounds_a_running_task():
     with ThreadPoolExecutor(1, grace=GRACE) as pool:
         future = pool.with_options(deadline=time.monotonic() + 0.05).submit(sleep, LONG)
-        assert isinstance(future.exception(10), DeadlineExceeded)
+        assert isinstance(future.exception(120), DeadlineExceeded)
 
 
 def test_the_earlier_of_deadline_and_timeout_holds():
     now = time.monotonic()
     with ThreadPoolExecutor(1, task_timeout=50) as pool:
-        assert pool.with_options(deadline=now + 1000).submit(current_deadline).result(10) <= time.monotonic() + 50
-        assert pool.with_options(deadline=now + 20).submit(current_deadline).result(10) == pytest.approx(now + 20)
+        assert pool.with_options(deadline=now + 1000).submit(current_deadline).result(120) <= time.monotonic() + 50
+        assert pool.with_options(deadline=now + 20).submit(current_deadline).result(120) == pytest.approx(now + 20)
 
 
 def test_a_task_whose_deadline_passes_while_it_is_pending_fails_and_never_runs(gate):
@@ -63,10 +63,10 @@ def test_a_task_whose_deadline_passes_while_it_is_pending_fails_and_never_runs(g
         options = pool.with_options(deadline=time.monotonic() + 0.05, name="pending one")
         future = options.submit(ran.append, 1)
         with pytest.raises(DeadlineExceeded, match=r"pending one.*never started"):
-            future.result(10)
+            future.result(120)
         assert future.cancel() is False
         gate.set()
-        assert pool.submit(int).result(10) == 0
+        assert pool.submit(int).result(120) == 0
     assert ran == []
 
 
@@ -100,10 +100,10 @@ def test_a_token_cancels_a_running_task_and_keeps_a_pending_one_from_running():
     with ThreadPoolExecutor(1, grace=5) as pool:
         submit = pool.with_options(token=source.token).submit
         running, pending = submit(task), submit(ran.append, 1)
-        assert begun.wait(10)
+        assert begun.wait(120)
         source.cancel("enough")
         with pytest.raises(DeadlineExceeded, match="enough"):
-            running.result(10)
+            running.result(120)
         assert pending.cancelled()
         assert concurrent.futures.wait([pending], 10).not_done == set()
         late = submit(ran.append, 2)
@@ -115,7 +115,7 @@ def test_a_token_that_outlives_its_tasks_forgets_them():
     source = CancelSource()
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.with_options(token=source.token).submit(int) for _ in range(50)]:
-            future.result(10)
+            future.result(120)
     assert not source.token._registrations
 
 
@@ -179,11 +179,11 @@ def test_a_wait_that_ended_as_it_should_cancels_nothing(gate):
 
 def test_the_block_is_left_one_grace_after_the_wait():
     """The ladder's last rung comes a grace earlier for who has waited long enough."""
-    gate, grace = threading.Event(), 1.0
-    began = time.monotonic()
-    with pytest.raises(TimeoutError), ThreadPoolExecutor(1, grace=grace) as pool:
+    gate, kinds = threading.Event(), []
+    with pytest.raises(TimeoutError), ThreadPoolExecutor(1, grace=0.2) as pool:
+        pool.on_event(lambda event: kinds.append(event.kind))
         pool.submit(stuck, gate).result(timeout=0.05)
-    assert time.monotonic() - began < 2 * grace - 0.1
+    assert kinds == ["overdue", "abandoned"], "a grace between the two, and no rung in it"
     gate.set()
 
 
@@ -197,7 +197,7 @@ def test_submit_is_a_cooperative_point():
             pool.submit(int)
             pytest.fail("submit did not raise")
         assert scope.cancelled_caught
-        assert pool.submit(int).result(10) == 0
+        assert pool.submit(int).result(120) == 0
 
 
 def test_a_task_whose_submitter_is_cancelled_before_it_begins_does_not_begin(gate):
@@ -208,8 +208,8 @@ def test_a_task_whose_submitter_is_cancelled_before_it_begins_does_not_begin(gat
             second = pool.submit(ran.append, 1)
             scope.cancel()
         gate.set()
-        assert first.result(10) == "late"
-        assert isinstance(second.exception(10), DeadlineExceeded)
+        assert first.result(120) == "late"
+        assert isinstance(second.exception(120), DeadlineExceeded)
     assert ran == []
 
 
@@ -241,9 +241,9 @@ def test_an_abandoned_thread_is_fenced_and_so_is_what_it_started(gate):
 
     with ThreadPoolExecutor(1, task_timeout=0.03, grace=GRACE) as pool:
         future = pool.submit(outer)
-        assert isinstance(future.exception(10), DeadlineExceeded)
+        assert isinstance(future.exception(120), DeadlineExceeded)
         gate.set()
-        assert over.wait(10)
+        assert over.wait(120)
     assert seen == [
         "sleep in a shield", "sleep", "sleep in a new shield", "submit in a new shield", "submit",
     ]  # fmt: skip
@@ -261,9 +261,9 @@ def test_a_pool_left_behind_by_a_timeout_holds_nothing_up(gate):
         inner[0].result()
 
     with ThreadPoolExecutor(1, task_timeout=0.05, grace=GRACE) as pool:
-        assert isinstance(pool.submit(task).exception(10), DeadlineExceeded)
+        assert isinstance(pool.submit(task).exception(120), DeadlineExceeded)
         for future in inner:
-            assert isinstance(future.exception(10), DeadlineExceeded)
+            assert isinstance(future.exception(120), DeadlineExceeded)
     gate.set()
     pools[0].shutdown()
 

@@ -23,25 +23,25 @@ from threadsafe_timeout import (
     CancelSource,
     DeadlineExceeded,
     ThreadPoolExecutor,
-    _clock,
-    _frames,
-    _interrupt,
-    _registration,
-    _scope,
-    _task,
-    _timer,
-    _tokens,
-    _workers,
     check_cancelled,
     deadline,
     move_on_after,
     shield,
     sleep,
 )
+from threadsafe_timeout._interruption import pursuit as _pursuit
+from threadsafe_timeout._introspection import frames as _frames
+from threadsafe_timeout._pool import crew as _crew
+from threadsafe_timeout._pool import task as _task
+from threadsafe_timeout._scopes import registration as _registration
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import tokens as _tokens
+from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._timing import timer as _timer
 
 BOUND = 10.0
 GRACE = 0.05
-needs_interrupt = pytest.mark.skipif(_interrupt.support().mechanism is None, reason=_interrupt.support().detail)
+needs_interrupt = pytest.mark.skipif(_pursuit.support().mechanism is None, reason=_pursuit.support().detail)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_scope_that_is_left_as_it_is_pursued_is_not_pursued_for_ever(monkeypat
             entered.set()
             leave.wait(BOUND)
 
-    class SlowTarget(_interrupt.Target):
+    class SlowTarget(_pursuit.Target):
         """Made when the scope has been found to be entered. It is left now."""
 
         def __init__(self, ident, now):
@@ -202,12 +202,12 @@ def test_a_scope_that_is_left_as_it_is_pursued_is_not_pursued_for_ever(monkeypat
             leave.set()
             worker.join(0.2)  # what it did not do by then waits for the lock that is held here
 
-    monkeypatch.setattr(_interrupt, "Target", SlowTarget)
+    monkeypatch.setattr(_pursuit, "Target", SlowTarget)
     worker = run_thread(wait_inside)
     assert entered.wait(BOUND)
     scope.cancel()
     worker.join(BOUND)
-    assert not _interrupt._targets
+    assert not _pursuit._targets
 
 
 def cancelled_and_left_by(leave):
@@ -223,13 +223,13 @@ def cancelled_and_left_by(leave):
     while scope._state == _scope._NEW:
         os.sched_yield()
     scope.cancel()
-    assert _interrupt._targets
+    assert _pursuit._targets
     cancelled.set()
     worker.join(BOUND)
     until = time.monotonic() + BOUND
-    while _interrupt._targets and time.monotonic() < until:
+    while _pursuit._targets and time.monotonic() < until:
         os.sched_yield()
-    return _interrupt._targets
+    return _pursuit._targets
 
 
 @needs_interrupt
@@ -392,7 +392,7 @@ def test_a_child_forked_while_frames_are_looked_at_has_a_collector():
 
 @needs_interrupt
 def test_a_look_that_fails_is_not_the_last(monkeypatch):
-    mechanism = type(_interrupt._make_mechanism())
+    mechanism = type(_pursuit._make_mechanism())
     arm, failed = mechanism.arm, []
 
     def fail_once(self, stacks):
@@ -524,14 +524,14 @@ def test_a_deadline_that_passes_while_the_task_is_submitted_leaves_no_registrati
         settled.wait(BOUND)
         return register(self, callback)
 
-    fail_soon = _workers.Crew.fail_soon
+    fail_soon = _crew.Crew.fail_soon
 
     def fail_and_tell(self, task, error):
         fail_soon(self, task, error)
         task.exception(BOUND)
         settled.set()
 
-    monkeypatch.setattr(_workers.Crew, "fail_soon", lambda *args: run_thread(lambda: fail_and_tell(*args)))
+    monkeypatch.setattr(_crew.Crew, "fail_soon", lambda *args: run_thread(lambda: fail_and_tell(*args)))
     monkeypatch.setattr(_tokens.CancelToken, "register", late_register)
     with ThreadPoolExecutor(1) as pool:
         hold = threading.Event()
@@ -631,14 +631,14 @@ def test_health_while_a_task_is_being_entered(monkeypatch, gate):
 
 
 def test_a_submit_that_could_not_start_a_thread_leaves_nothing_that_kills_a_worker(monkeypatch):
-    start, ran = _workers.Crew._start_worker, []
+    start, ran = _crew.Crew._start_worker, []
     pool = ThreadPoolExecutor(1)
 
     def fail(self, *args, **kwargs):
-        monkeypatch.setattr(_workers.Crew, "_start_worker", start)
+        monkeypatch.setattr(_crew.Crew, "_start_worker", start)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_workers.Crew, "_start_worker", fail)
+    monkeypatch.setattr(_crew.Crew, "_start_worker", fail)
     with pytest.raises(RuntimeError, match="can't start"):
         pool.with_options(name="x", timeout=1).submit(ran.append, 1)
     assert pool.submit(int).result(BOUND) == 0

@@ -14,8 +14,6 @@ from threadsafe_timeout import (
     Cancelled,
     CancelScope,
     DeadlineExceeded,
-    _clock,
-    _scope,
     check_cancelled,
     current_deadline,
     deadline,
@@ -26,7 +24,9 @@ from threadsafe_timeout import (
     sleep,
     time_remaining,
 )
-from threadsafe_timeout._tokens import CancelSource, CancelToken
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.tokens import CancelSource, CancelToken
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.testing import MockClock
 
 
@@ -322,7 +322,7 @@ def test_copied_contexts_carry_the_scope_to_a_thread():
         thread = threading.Thread(target=contextvars.copy_context().run, args=(child,))
         thread.start()
         scope.cancel()
-        thread.join(30)
+        thread.join(120)
     assert seen == [scope]
 
 
@@ -552,7 +552,7 @@ def test_linked_tokens():
 def test_token_wait(clock):
     clock.autojump = 0.01
     source = CancelSource()
-    assert not source.token.wait(5)
+    assert not source.token.wait(120)
     waker = threading.Thread(target=source.cancel)
     waker.start()
     assert source.token.wait(1000)

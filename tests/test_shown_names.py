@@ -112,7 +112,7 @@ def test_a_pool_tells_of_its_tasks(evil: str, tmp_path: Path, caplog: pytest.Log
         pool.on_event(events.append)
         one = pool.with_options(timeout=0.02, name=evil, key=f"key{evil}").submit(stuck)
         with pytest.raises(DeadlineExceeded) as caught:
-            one.result(30)
+            one.result(120)
         with pytest.raises(PoolExhausted) as exhausted:
             pool.submit(stuck)
         health = repr(pool.health())

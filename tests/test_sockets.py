@@ -18,9 +18,10 @@ from peers import CERTIFICATE, Peer, mute, unanswered
 from threadsafe_timeout_patches.socket import _METHODS
 
 import threadsafe_timeout
-from threadsafe_timeout import CancelScope, DeadlineExceeded, _scope, deadline, move_on_after
+from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after
+from threadsafe_timeout._scopes import scope as _scope
 
-SOON = 15.0  # generous: what is asserted is that the call ended, not how fast
+SOON = 120.0  # generous: what is asserted is that the call ended, not how fast
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -48,7 +49,7 @@ def tls_pair():
     thread = threading.Thread(target=lambda: accepted.append(server.wrap_socket(theirs, server_side=True)))
     thread.start()
     with client.wrap_socket(mine, server_hostname="localhost") as ours:
-        thread.join(10)
+        thread.join(120)
         with accepted[0] as peer:
             yield ours, peer
 
@@ -63,7 +64,7 @@ def fill(sock):
 
 
 RECEIVE = {
-    "recv": lambda sock: sock.recv(10),
+    "recv": lambda sock: sock.recv(120),
     "recv with flags": lambda sock: sock.recv(10, socket.MSG_PEEK),
     "recv all": lambda sock: sock.recv(10, socket.MSG_WAITALL),
     "recv_into": lambda sock: sock.recv_into(bytearray(10)),
@@ -93,7 +94,7 @@ def test_receiving_ends_with_the_scope(call, timeout):
         assert mine.gettimeout() == timeout
         if call != "recv all":  # the one that blocks in spite of readiness: its connection was shut down
             theirs.sendall(b"0123456789")
-            assert mine.recv(10) == b"0123456789", "the connection is as good as before"
+            assert mine.recv(120) == b"0123456789", "the connection is as good as before"
 
 
 @pytest.mark.parametrize("timeout", [None, 60.0])
@@ -118,7 +119,7 @@ def test_in_a_scope_a_call_that_need_not_wait_is_as_it_was():
         reader = threading.Thread(target=lambda: received.append(theirs.recv(3_000_000, socket.MSG_WAITALL)))
         reader.start()
         assert mine.send(b"x" * 3_000_000) == 3_000_000, "a blocking send returns when all is sent"
-        reader.join(10)
+        reader.join(120)
         assert len(received[0]) == 3_000_000
         mine.close()
         assert theirs.recv(1) == b""
@@ -227,10 +228,10 @@ def test_a_socket_of_whole_messages_is_as_good_after_sending_was_cancelled(kind,
         theirs.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
-                theirs.recv(10)
+                theirs.recv(120)
         with deadline(60):
             getattr(mine, call)(data)
-        assert theirs.recv(10) == b"x"
+        assert theirs.recv(120) == b"x"
 
 
 def test_a_datagram_socket_is_as_good_after_receiving_all_was_cancelled():
@@ -294,7 +295,7 @@ def test_sendfile_sends_the_same_and_leaves_the_file_at_the_same_place(arguments
 def test_sendfile_of_what_is_no_file():
     with deadline(60), pair() as (mine, theirs):
         assert mine.sendfile(io.BytesIO(b"0123"), 1) == 3
-        assert theirs.recv(10) == b"123"
+        assert theirs.recv(120) == b"123"
 
 
 def receive_at_once(sock):
@@ -343,7 +344,7 @@ def test_who_loses_the_race_for_a_datagram_does_not_outlast_the_scope(timeout):
 
 def test_who_loses_the_race_for_a_connection_to_a_listener_with_a_timeout_does_not_outlast_the_scope():
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
-        listener.settimeout(60)
+        listener.settimeout(120)
         stack.enter_context(socket.create_connection(listener.getsockname()))
         taken = []
 
@@ -374,9 +375,9 @@ def test_a_default_timeout_changes_nothing():
         with pair(socket.SOCK_DGRAM) as (mine, theirs):
             theirs.send(b"x")
             with deadline(60):
-                assert mine.recv(10) == b"x"
+                assert mine.recv(120) == b"x"
             with pytest.raises(DeadlineExceeded), deadline(0.03):
-                mine.recv(10)
+                mine.recv(120)
             assert mine.gettimeout() == 30
     finally:
         socket.setdefaulttimeout(None)
@@ -422,7 +423,7 @@ def test_a_datagram_socket_goes_on():
             assert other.sendto(b"", sock.getsockname()) == 0
             assert other.sendto(b"abc", 0, sock.getsockname()) == 3
             assert sock.recvfrom(10)[0] == b""
-            assert sock.recv(10) == b"abc"
+            assert sock.recv(120) == b"abc"
 
 
 @pytest.mark.parametrize("timeout", [None, 60.0])
@@ -526,7 +527,7 @@ def test_cancelling_from_another_thread_ends_the_call(where):
         with scope:
             blocked.set()
             call()
-        canceller.join(10)
+        canceller.join(120)
     assert scope.cancelled_caught
 
 
@@ -534,7 +535,7 @@ def cancel_when_blocked(scope, blocked, ident):
     """Cancel once the thread has been at one instruction of one frame for a while: it waits in C."""
     import sys
 
-    blocked.wait(10)
+    blocked.wait(120)
     pause = threading.Event()
     seen, times = None, 0
     while times < 5:
@@ -628,7 +629,7 @@ def test_a_tls_read_that_waits_for_a_record_leaves_the_connection_as_it_was(call
         theirs.sendall(b"0123456789")
         with deadline(60):
             assert mine.recv(4) == b"0123"
-            assert mine.recv(10) == b"456789"
+            assert mine.recv(120) == b"456789"
 
 
 def test_a_tls_read_in_the_middle_of_a_record_ends_with_the_scope():
@@ -637,7 +638,7 @@ def test_a_tls_read_in_the_middle_of_a_record_ends_with_the_scope():
         with open(raw, "wb", buffering=0) as wire:
             wire.write(b"\x17\x03\x03\x01\x00half")
             with pytest.raises(DeadlineExceeded), deadline(0.03):
-                mine.recv(10)
+                mine.recv(120)
 
 
 @pytest.mark.parametrize("call", ["send", "sendall", "write"])
@@ -715,6 +716,6 @@ def test_a_deadline_ends_the_wait_of_many_threads():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
     assert outcomes == [True] * 50
     assert time.monotonic() - start < SOON

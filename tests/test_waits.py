@@ -28,7 +28,7 @@ from threadsafe_timeout import (
     shield,
     uninstall,
 )
-from threadsafe_timeout._scope import time_remaining
+from threadsafe_timeout._scopes.scope import time_remaining
 from threadsafe_timeout.testing import MockClock
 
 
@@ -169,7 +169,7 @@ def test_ends_at_the_deadline(name):
     before = time.monotonic()
     with pytest.raises(DeadlineExceeded), deadline(0.02):
         STUCK[name]()
-    assert 0.02 <= time.monotonic() - before < 5
+    assert 0.02 <= time.monotonic() - before < LONG / 2
 
 
 @pytest.mark.parametrize("name", STUCK)
@@ -195,7 +195,7 @@ def test_a_shield_holds_it_off_and_then_lets_it_through(name):
         with shield(0.02):
             STUCK[name]()
     assert scope.cancelled_caught
-    assert 0.02 <= time.monotonic() - before < 5
+    assert 0.02 <= time.monotonic() - before < LONG / 2
 
 
 @pytest.mark.parametrize("scope", [None, math.inf, LONG], ids=["no scope", "no deadline", "much time"])

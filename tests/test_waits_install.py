@@ -84,7 +84,7 @@ def test_every_order(order, tmp_path):
     steps = "\n".join(STEPS[step] for step in ORDERS[order])
     (tmp_path / "program.py").write_text(PROGRAM + steps + "\nprint('ok')")
     done = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ok\n"
@@ -191,6 +191,6 @@ def test_selectors_can_be_loaded_again(tmp_path):
         "selector.register(sock, selectors.EVENT_WRITE)\nprint(len(selector.select(0)))"
     )
     done = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.stdout, done.stderr) == ("1\n", "")

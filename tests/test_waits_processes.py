@@ -27,18 +27,10 @@ from blocked import LONG, Blocked
 from threadsafe_timeout_patches import _descriptors, _llm_call
 from threadsafe_timeout_patches import multiprocessing as patch
 
-from threadsafe_timeout import (
-    CancelScope,
-    DeadlineExceeded,
-    _interrupt,
-    _scope,
-    _timer,
-    deadline,
-    install,
-    move_on_after,
-    shield,
-    uninstall,
-)
+from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, install, move_on_after, shield, uninstall
+from threadsafe_timeout._interruption import pursuit as _pursuit
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import timer as _timer
 
 SLEEPS = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 forks = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
@@ -628,7 +620,7 @@ def works_on(until):
     while time.monotonic() < until:
         computed += 1
     time.sleep(0.001)
-    return computed > 0, _scope.current_scope() is None, len(_interrupt._targets), _llm_call.current() is None
+    return computed > 0, _scope.current_scope() is None, len(_pursuit._targets), _llm_call.current() is None
 
 
 @forks
@@ -711,7 +703,8 @@ import multiprocessing, sys, time, threading
 import threadsafe_timeout
 
 def child(connection):
-    from threadsafe_timeout import _install, _settings, move_on_after
+    from threadsafe_timeout import _settings, move_on_after
+    from threadsafe_timeout._patching import install as _install
     with move_on_after(0.02) as scope:
         time.sleep(60)
     values = _settings.settings()

@@ -38,7 +38,7 @@ def races(monkeypatch) -> Iterator[None]:
                 never.acquire(True, chance.random() * 0.0003)
 
     # An interrupt between two lines of what waits here, after its wait, would be no fault of the wait's.
-    monkeypatch.setattr("threadsafe_timeout._interrupt.pursue", lambda scope, **more: None)
+    monkeypatch.setattr("threadsafe_timeout._interruption.pursuit.pursue", lambda scope, **more: None)
     for name in ("threading", "queue", "locks"):
         monkeypatch.setattr(f"threadsafe_timeout_patches.{name}.wait", slow_wait)
     with patched(checkpoint="off", patches="+locks"), widened_races(seed=7):

@@ -21,7 +21,7 @@ from threadsafe_timeout._errors import (
     SettingError,
     ThreadsafeTimeoutError,
 )
-from threadsafe_timeout._scope import (
+from threadsafe_timeout._scopes.scope import (
     CancelScope,
     check_cancelled,
     current_deadline,
@@ -35,16 +35,16 @@ from threadsafe_timeout._scope import (
 )
 
 if TYPE_CHECKING:
-    from threadsafe_timeout._callback_timer import Timer
-    from threadsafe_timeout._events import Event
     from threadsafe_timeout._guard.guard import guard_interactive, guarded
-    from threadsafe_timeout._health import PoolHealth, WorkerHealth
-    from threadsafe_timeout._install import install, patched, uninstall
-    from threadsafe_timeout._pool import ThreadPoolExecutor
-    from threadsafe_timeout._processes import keep_process
+    from threadsafe_timeout._patching.install import install, patched, uninstall
+    from threadsafe_timeout._pool.callback_timer import Timer
+    from threadsafe_timeout._pool.events import Event
+    from threadsafe_timeout._pool.executor import ThreadPoolExecutor
+    from threadsafe_timeout._pool.health import PoolHealth, WorkerHealth
+    from threadsafe_timeout._pool.task import Outcome
+    from threadsafe_timeout._processes.started import keep_process
+    from threadsafe_timeout._scopes.tokens import CancelSource, CancelToken
     from threadsafe_timeout._settings import Settings
-    from threadsafe_timeout._task import Outcome
-    from threadsafe_timeout._tokens import CancelSource, CancelToken
     from threadsafe_timeout.checkpoint import CheckpointWriter, checkpointed, load_checkpoint
 
 __all__ = [
@@ -87,24 +87,24 @@ __all__ = [
 
 # Imported on first use: a program that only wants a deadline does not pay for the pool or the file lock.
 _LAZY = {
-    "CancelSource": "_tokens",
-    "CancelToken": "_tokens",
+    "CancelSource": "_scopes.tokens",
+    "CancelToken": "_scopes.tokens",
     "CheckpointWriter": "checkpoint",
-    "Event": "_events",
-    "Outcome": "_task",
-    "PoolHealth": "_health",
+    "Event": "_pool.events",
+    "Outcome": "_pool.task",
+    "PoolHealth": "_pool.health",
     "Settings": "_settings",
-    "ThreadPoolExecutor": "_pool",
-    "Timer": "_callback_timer",
-    "WorkerHealth": "_health",
+    "ThreadPoolExecutor": "_pool.executor",
+    "Timer": "_pool.callback_timer",
+    "WorkerHealth": "_pool.health",
     "checkpointed": "checkpoint",
     "guard_interactive": "_guard.guard",
     "guarded": "_guard.guard",
-    "install": "_install",
-    "keep_process": "_processes",
+    "install": "_patching.install",
+    "keep_process": "_processes.started",
     "load_checkpoint": "checkpoint",
-    "patched": "_install",
-    "uninstall": "_install",
+    "patched": "_patching.install",
+    "uninstall": "_patching.install",
 }
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout._text import shown
 
 if TYPE_CHECKING:
-    from threadsafe_timeout._clean_up import CleanUp
-    from threadsafe_timeout._scope import CancelScope
+    from threadsafe_timeout._scopes.clean_up import CleanUp
+    from threadsafe_timeout._scopes.scope import CancelScope
 
 __all__ = [
     "Cancelled",
@@ -60,7 +60,7 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
     """
 
     where: tuple[str, int, str] | None = None
-    # For one that is raised inside its block (see `_catchable`), as `Cancelled` has them:
+    # For one that is raised inside its block (see `catchable`), as `Cancelled` has them:
     scope: CancelScope | None = None
     _clean_up: CleanUp | None = None
     _attempt = 0

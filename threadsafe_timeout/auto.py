@@ -4,7 +4,7 @@ Put this line at the top of the runner. Settings come from the environment and p
 have no deadline until `task_timeout` is set.
 """
 
-from threadsafe_timeout._install import install
+from threadsafe_timeout._patching.install import install
 
 __all__: list[str] = []
 

@@ -21,8 +21,12 @@ from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _finder, _install, _interrupt, _settings, _surroundings
+from threadsafe_timeout import _settings
+from threadsafe_timeout._environment import finder as _finder
+from threadsafe_timeout._environment import surroundings as _surroundings
 from threadsafe_timeout._files import why_not_creatable
+from threadsafe_timeout._interruption import pursuit as _pursuit
+from threadsafe_timeout._patching import install as _install
 from threadsafe_timeout._text import escaped
 
 __all__ = ["examine", "report"]
@@ -49,7 +53,7 @@ def examine() -> dict[str, Any]:
     _finder.look()
     patching = _install.installed()
     settings, sources = _settings.settings(), _settings.sources()
-    support = _interrupt.support()
+    support = _pursuit.support()
     return {
         "version": version("threadsafe-timeout"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",

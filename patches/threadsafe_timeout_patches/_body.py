@@ -7,7 +7,8 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import clock as _clock
 
 if TYPE_CHECKING:
     from threadsafe_timeout_patches._llm_call import Call

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from threadsafe_timeout import _install, _settings
+from threadsafe_timeout import _settings
+from threadsafe_timeout._patching import install as _install
 
 __all__ = ["WithTheLine", "install_in_child"]
 

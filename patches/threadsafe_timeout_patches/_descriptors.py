@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from threadsafe_timeout import _scope
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout_patches._waiting import Remaining
 
 __all__ = ["drain", "exit_descriptor", "wait_ready", "woken_descriptor"]

@@ -28,10 +28,10 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._catchable import library_call
+from threadsafe_timeout._introspection.transparent import transparent
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.catchable import library_call
 from threadsafe_timeout._settings import settings
-from threadsafe_timeout._transparent import transparent
 
 __all__ = [
     "Call", "begin_attempt", "current", "explained", "http_call", "llm_call", "refuse_after_deadline",

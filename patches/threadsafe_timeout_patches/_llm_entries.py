@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-from threadsafe_timeout._catchable import library_call
-from threadsafe_timeout._install import Patching
-from threadsafe_timeout._transparent import transparent
+from threadsafe_timeout._introspection.transparent import transparent
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes.catchable import library_call
 from threadsafe_timeout_patches import _llm_call
 
 __all__ = ["Entry", "MakeError", "httpx_timeout", "patch_entries"]

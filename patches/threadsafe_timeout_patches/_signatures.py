@@ -15,7 +15,7 @@ from inspect import Parameter
 from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
-from threadsafe_timeout import _scope
+from threadsafe_timeout._scopes import scope as _scope
 
 __all__ = ["fitting"]
 

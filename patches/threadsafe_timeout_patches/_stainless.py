@@ -8,9 +8,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
 from threadsafe_timeout._guard.client import guard_of_request
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
 

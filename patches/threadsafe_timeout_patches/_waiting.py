@@ -18,9 +18,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-from threadsafe_timeout import _clock, _scope
-from threadsafe_timeout._threads import release
-from threadsafe_timeout._transparent import DEBUGGERS, PROTECTED
+from threadsafe_timeout._introspection.transparent import DEBUGGERS, PROTECTED
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._timing.daemon_thread import release
 from threadsafe_timeout_patches._signatures import fitting
 
 __all__ = [
@@ -145,7 +146,7 @@ def raised_by_alarm(exc: BaseException) -> bool:
     """Whether it is what the handler of an alarm raised."""
     traceback = exc.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_globals.get("__name__") == "threadsafe_timeout._alarm":
+        if traceback.tb_frame.f_globals.get("__name__") == "threadsafe_timeout._interruption.alarm":
             return True
         traceback = traceback.tb_next
     return False

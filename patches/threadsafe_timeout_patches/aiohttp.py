@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _clock
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout_patches import _llm_call
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]

@@ -27,8 +27,10 @@ from sys import _getframe
 from types import FrameType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _clean_up, _exit, _scope
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._pool import exit as _exit
+from threadsafe_timeout._scopes import clean_up as _clean_up
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._signatures import fitting
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
 from threadsafe_timeout_patches.http_client import late
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout_patches._llm_entries import Entry, httpx_timeout, patch_entries
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from threadsafe_timeout._install import Patching
-from threadsafe_timeout._pool import ThreadPoolExecutor
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._pool.executor import ThreadPoolExecutor
 
 __all__ = ["MODULES", "apply"]
 

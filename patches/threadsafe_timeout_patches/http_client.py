@@ -14,8 +14,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._waiting import replace_attribute
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._catchable import CANCELLED
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.catchable import CANCELLED
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 

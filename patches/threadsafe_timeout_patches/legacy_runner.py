@@ -23,13 +23,13 @@ from typing import Any, Literal, cast
 
 import wrapt
 
-from threadsafe_timeout import _scope
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._guard.guard import guard_interactive
 from threadsafe_timeout._guard.tally import cut_answers
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._pool.task import Outcome, TaskOptions
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._settings import Settings, settings
-from threadsafe_timeout._task import Outcome, TaskOptions
 from threadsafe_timeout._text import shown
 from threadsafe_timeout.checkpoint import CheckpointWriter, Ordinals, Record, open_run, task_fingerprint
 from threadsafe_timeout_patches._legacy_database import Counted

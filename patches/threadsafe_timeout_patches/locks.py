@@ -34,10 +34,11 @@ from sys import _getframe
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _clock, _scope
-from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._errors import Cancelled
-from threadsafe_timeout._install import Patching, rebind
+from threadsafe_timeout._patching.install import Patching, rebind
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.catchable import library_call
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout_patches._waiting import (
     called_by_library,
     checked_timeout,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout_patches._llm_entries import Entry, httpx_timeout, patch_entries
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]

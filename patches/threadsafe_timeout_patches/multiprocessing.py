@@ -26,8 +26,10 @@ from select import POLLIN, poll
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _interrupt, _scope, _timer
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._interruption import pursuit as _pursuit
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._children import WithTheLine
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
@@ -100,7 +102,7 @@ def _leave_inherited() -> None:
                 scope._state, scope._frame = _scope._DONE, None
             scope = scope._parent
     while innermost is not None:
-        _interrupt.dismiss(innermost)  # it may have expired since the fork
+        _pursuit.dismiss(innermost)  # it may have expired since the fork
         innermost = innermost._parent
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
 
 __all__ = ["MODULES", "apply"]
 
@@ -13,6 +13,6 @@ MODULES = ("multiprocessing.pool",)
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
-    from threadsafe_timeout._thread_pool import ThreadPool
+    from threadsafe_timeout._pool.multiprocessing_pool import ThreadPool
 
     patching.replace(module, "ThreadPool", ThreadPool)

@@ -10,7 +10,7 @@ Guarantees:
 - A thread whose task was given up starts no process any more: that raises `Cancelled`.
 - What is shared by all tasks (the resource tracker and the fork server of `multiprocessing`, loky's workers) is not
   noted: it belongs to none of them.
-- The exit of the program does not wait for a process whose `join` was cancelled (see `_process_exit`).
+- The exit of the program does not wait for a process whose `join` was cancelled (see `process_exit`).
 - `os.system` inside a scope ends with it, as `subprocess.call` does, and the child with that.
 
 Not reached: what C code starts by itself, and what is started in a thread that the task has started with
@@ -28,11 +28,13 @@ from sys import _getframe
 from types import FrameType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _process_exit, _processes, _scope
-from threadsafe_timeout import _worker_processes as _workers
-from threadsafe_timeout._children import Child, ProcessChild
 from threadsafe_timeout._errors import Cancelled
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._processes import exit as _process_exit
+from threadsafe_timeout._processes import started as _started
+from threadsafe_timeout._processes import workers as _workers
+from threadsafe_timeout._processes.children import Child, ProcessChild
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
@@ -72,13 +74,13 @@ def _patch_popen(module: ModuleType, patching: Patching) -> None:
 
 
 def _start_popen(original: _Wrapped, popen: Any, args: Any, kwargs: Any, caller: FrameType) -> None:
-    _processes.refuse_if_given_up()
-    owners = _processes.owners()
-    with _processes.uncounted():  # it may use os.posix_spawn
+    _started.refuse_if_given_up()
+    owners = _started.owners()
+    with _started.uncounted():  # it may use os.posix_spawn
         original(popen, *args, **kwargs)
     if owners:
         # asyncio waits for its processes by their number: nobody else may reap them.
-        _processes.note(Child(popen.pid, popen, None if _is_asyncios(caller) else _poll), owners)
+        _started.note(Child(popen.pid, popen, None if _is_asyncios(caller) else _poll), owners)
 
 
 def _is_asyncios(caller: FrameType | None) -> bool:
@@ -144,12 +146,12 @@ def _noting(original: _Wrapped) -> _Wrapped:
     def start(*args: Any, **kwargs: Any) -> Any:
         if current_scope() is None:
             return original(*args, **kwargs)
-        _processes.refuse_if_given_up()
-        owners = _processes.owners()
+        _started.refuse_if_given_up()
+        owners = _started.owners()
         started = original(*args, **kwargs)
         pid = started[0] if isinstance(started, tuple) else started  # forkpty also gives the terminal
         if pid and owners:
-            _processes.note(Child(pid), owners)
+            _started.note(Child(pid), owners)
         return started
 
     return start
@@ -177,13 +179,13 @@ def _patch_process(module: ModuleType, patching: Patching) -> None:
 
 
 def _start_process(original: _Wrapped, process: Any, caller: Any) -> None:
-    _processes.refuse_if_given_up()
-    owners = _processes.owners()
-    with _processes.uncounted():  # by the fork, that is
+    _started.refuse_if_given_up()
+    owners = _started.owners()
+    with _started.uncounted():  # by the fork, that is
         original(process)
     if owners and "loky" not in type(process).__module__:
         managed = caller == "multiprocessing.managers"  # a manager ends it by itself, at exit too
-        _processes.note(ProcessChild(process, managed), owners)
+        _started.note(ProcessChild(process, managed), owners)
 
 
 def _patch_executor(module: ModuleType, patching: Patching) -> None:
@@ -205,7 +207,7 @@ def _patch_executor(module: ModuleType, patching: Patching) -> None:
         if current_scope() is None:
             spawn(self)
             return
-        with _processes.uncounted():  # they are the executor's
+        with _started.uncounted():  # they are the executor's
             spawn(self)
 
     replace_attribute(patching, executor, "__init__", new_init)
@@ -222,7 +224,7 @@ def _patch_pool(module: ModuleType, patching: Patching) -> None:
         if current_scope() is None:
             init(self, *args, **kwargs)
             return
-        with _processes.uncounted():
+        with _started.uncounted():
             init(self, *args, **kwargs)
         if hasattr(self._pool[0], "_popen"):  # else it is a pool of threads
             _workers.PoolWorkers(self)
@@ -240,7 +242,7 @@ def _patch_queue(module: ModuleType, patching: Patching) -> None:
 
     def start_thread(self: Any) -> None:
         original(self)
-        if current_scope() is not None and (owners := _processes.owners()):
-            _processes.note(_process_exit.Feeder(self), owners)
+        if current_scope() is not None and (owners := _started.owners()):
+            _started.note(_process_exit.Feeder(self), owners)
 
     replace_attribute(patching, module.Queue, "_start_thread", start_thread)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout_patches.http_client import exchange, late
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]

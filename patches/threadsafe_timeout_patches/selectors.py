@@ -20,8 +20,8 @@ from sys import _getframe
 from types import FrameType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._descriptors import drain, woken_descriptor
 from threadsafe_timeout_patches._waiting import Remaining, called_by_asyncio, real, replace_attribute

@@ -3,7 +3,7 @@
 `signal.signal()` refuses to work in a thread, and an alarm that is set there goes off in the main one. Here a thread's
 `alarm()` and `setitimer(ITIMER_REAL)` are its own, and so is what `signal(SIGALRM, …)` sets; return values and
 errors are the real ones. A thread that has set no handler has the process's. How and where it runs: see
-`threadsafe_timeout._alarm`.
+`threadsafe_timeout._interruption.alarm`.
 
 `SIG_DFL`, which would end the process, is logged; legacy code puts the old handler back before it turns the alarm off.
 `wrapt_timeout_decorator` looks which thread it is in before it uses signals: for it, every thread will do.
@@ -20,9 +20,9 @@ from operator import index
 from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _alarm
-from threadsafe_timeout._alarm import Alarm, off_main_thread
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._interruption import alarm as _alarm
+from threadsafe_timeout._interruption.alarm import Alarm, off_main_thread
+from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._waiting import real
 

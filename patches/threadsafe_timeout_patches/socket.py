@@ -33,9 +33,11 @@ from select import POLLIN, POLLOUT
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _finder, _scope, _timer
-from threadsafe_timeout._catchable import CANCELLED
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._environment import finder as _finder
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.catchable import CANCELLED
+from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout_patches._descriptors import wait_ready
 from threadsafe_timeout_patches._waiting import Remaining, replace_attribute
 

@@ -15,9 +15,9 @@ from select import POLLIN
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._catchable import CANCELLED
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.catchable import CANCELLED
 from threadsafe_timeout_patches._waiting import replace_attribute
 from threadsafe_timeout_patches.socket import at_least, guarded, room, wait_for
 

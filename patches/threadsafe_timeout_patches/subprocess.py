@@ -27,10 +27,10 @@ from sys import _getframe
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._catchable import CANCELLED
-from threadsafe_timeout._install import Patching
-from threadsafe_timeout._process_tree import kill_tree
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._processes.tree import kill_tree
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.catchable import CANCELLED
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
 from threadsafe_timeout_patches._waiting import Remaining, raised_by_alarm, replace_attribute
 

@@ -26,9 +26,9 @@ from sys import _getframe
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._catchable import CANCELLED
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes.catchable import CANCELLED
 from threadsafe_timeout_patches._waiting import (
     Remaining,
     called_by_asyncio,

@@ -6,8 +6,8 @@ from threading import get_ident
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._waiting import held_lock, real, wait

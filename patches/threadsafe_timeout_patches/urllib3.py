@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from threadsafe_timeout._catchable import library_call
 from threadsafe_timeout._errors import Cancelled
-from threadsafe_timeout._install import Patching
+from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._scopes.catchable import library_call
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._waiting import replace_attribute
 from threadsafe_timeout_patches.http_client import Late, exchange

@@ -10,7 +10,8 @@ import pytest
 from peers import HEAD, MISBEHAVING, Peer, endless_head, good, silent, unanswered
 
 import threadsafe_timeout
-from threadsafe_timeout import DeadlineExceeded, _install, deadline
+from threadsafe_timeout import DeadlineExceeded, deadline
+from threadsafe_timeout._patching import install as _install
 
 SOON = 30.0
 NONE = aiohttp.ClientTimeout(total=None)

@@ -25,7 +25,8 @@ from models import good, hang, refuse, stall, trickle
 from peers import Peer
 
 import threadsafe_timeout
-from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor, _install, deadline
+from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor, deadline
+from threadsafe_timeout._patching import install as _install
 
 SOON = 30.0  # generous: what is asserted is that the call ended, not how fast
 STREAMS = [way for way in WAYS if "stream" in way[1]]

@@ -26,7 +26,7 @@ def run(program: str, cwd: Path, *, name: str = "program.py") -> subprocess.Comp
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGABRT)  # the programs have faulthandler say where they were
         with contextlib.suppress(subprocess.TimeoutExpired):
-            out, err = process.communicate(timeout=5)
+            out, err = process.communicate(timeout=120)
             raise AssertionError(f"it did not end within {SECONDS} s:\n{out}\n{err}") from None
         raise
     finally:

@@ -26,7 +26,7 @@ PROGRAMS = {
     "several tasks at once": """
         barrier = threading.Barrier(3)
         def together(x):
-            barrier.wait(30)
+            barrier.wait(120)
             return work(x)
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
             print(list(pool.map(together, [1, 2, 3])), "ended")

@@ -50,17 +50,17 @@ WORK = """
     for thread in threads: thread.join()
     channel = queue.Queue()
     threading.Thread(target=channel.put, args=(5,)).start()
-    assert channel.get(timeout=30) == 5
+    assert channel.get(timeout=120) == 5
     channel = queue.SimpleQueue()
     threading.Thread(target=channel.put, args=(5,)).start()
-    assert channel.get(timeout=30) == 5
+    assert channel.get(timeout=120) == 5
     assert subprocess.run(["true"]).returncode == 0
     a, b = socket.socketpair()
     a.sendall(b"x")
     assert select.select([b], [], [], 30)[0] == [b] and b.recv(1) == b"x"
     event = threading.Event()
     threading.Timer(0.01, event.set).start()
-    assert event.wait(30)
+    assert event.wait(120)
     """
 OWN = {
     "gevent": """
@@ -70,7 +70,7 @@ OWN = {
         assert gevent.select.select([], [], [], timeout=0) == ([], [], [])
         assert gevent.subprocess.run(["true"]).returncode == 0
         assert [job.value for job in gevent.joinall([gevent.spawn(lambda x: (gevent.sleep(0.01), x)[1], x) for x in range(5)])] == list(range(5))
-        assert gevent.get_hub().threadpool.spawn(lambda: 7).get(timeout=30) == 7
+        assert gevent.get_hub().threadpool.spawn(lambda: 7).get(timeout=120) == 7
         """,
     "eventlet": """
         import eventlet, eventlet.tpool, eventlet.queue
@@ -101,7 +101,8 @@ def test_who_monkey_patches_has_the_process_to_himself(tool: str, order: str, tm
     said = checked(
         line, WORK, OWN[tool],
         f"""
-        from threadsafe_timeout import _install, doctor
+        from threadsafe_timeout import doctor
+        from threadsafe_timeout._patching import install as _install
         assert _install.installed() is None
         assert doctor.examine()["why_not"].startswith("{tool} replaces")
         assert "{tool} replaces" in doctor.report()

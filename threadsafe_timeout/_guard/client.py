@@ -14,13 +14,13 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from threadsafe_timeout import _scope
 from threadsafe_timeout._errors import LoopDetected
+from threadsafe_timeout._guard.alike import fingerprint
 from threadsafe_timeout._guard.conversation import Conversation
 from threadsafe_timeout._guard.loops import LoopGuard
 from threadsafe_timeout._guard.readers import get, role_of
-from threadsafe_timeout._guard.turns import fingerprint
 from threadsafe_timeout._guard.watch import current_watch, limits_in_force, note_in_log, tell_pool
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._settings import settings
 
 __all__ = ["ClientGuard", "guard_of_request"]

@@ -11,11 +11,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from threadsafe_timeout import _scope
-from threadsafe_timeout._checks import check_callable, check_seconds, check_whole
+from threadsafe_timeout._checks import check_whole
 from threadsafe_timeout._guard.experience import Experience
-from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.watch import Options, Watch, current_watch
+from threadsafe_timeout._scopes import scope as _scope
 
 __all__ = ["guard_interactive", "guarded"]
 
@@ -120,25 +119,14 @@ async def _tools_later(watch: Watch, running: Awaitable[Any]) -> Any:
 
 
 def guard_interactive(
-    target: T,
-    timeout: float | None = None,
-    max_consecutive_searches: int | None = None,
-    *,
-    execute: str = "execute_interactive",
-    turn: str = "_get_llm_response",
-    tools: str | None = _TOOLS,
-    is_search: Callable[[Any], bool] | None = None,
-    extract: Callable[[Any], Any] | None = None,
-    conversation: str | Callable[[Any], Any] | None = None,
-    polls: Iterable[str] = (),
-    search_tools: Iterable[str] = (),
-    repair: str | None = None,
-    learn: bool | None = None,
-    ending: object = None,
-    experience: Experience | None = None,
-    wrap: Callable[[Any, str, Callable[..., Any]], object] | None = None,
+    target: T, timeout: float | None = None, max_consecutive_searches: int | None = None, *,
+    execute: str = "execute_interactive", turn: str = "_get_llm_response", tools: str | None = _TOOLS,
+    is_search: Callable[[Any], bool] | None = None, extract: Callable[[Any], Any] | None = None,
+    conversation: str | Callable[[Any], Any] | None = None, polls: Iterable[str] = (),
+    search_tools: Iterable[str] = (), repair: str | None = None, learn: bool | None = None, ending: object = None,
+    experience: Experience | None = None, wrap: Callable[[Any, str, Callable[..., Any]], object] | None = None,
     **limits: Any,
-) -> T:
+) -> T:  # fmt: skip
     """Guard an executor (a class or an instance) against loops, and return it.
 
     Its methods may be `def` or `async def`, and return text, messages, completions or dicts.
@@ -163,24 +151,19 @@ def guard_interactive(
     with its task.
     """
     _check_methods(target, {"execute": execute, "turn": turn, "tools": None if tools == _TOOLS else tools})
-    if timeout is not None:
-        timeout = check_seconds("timeout", timeout)
-    for parameter, function in (("is_search", is_search), ("extract", extract)):
-        if function is not None:
-            check_callable(parameter, function)
-    if repair not in (None, "off", "cut-tags"):
-        raise ValueError(f'guard_interactive: repair must be "cut-tags" or "off", got {repair!r}')
     if max_consecutive_searches is not None:
         limits["max_consecutive_searches"] = check_whole("max_consecutive_searches", max_consecutive_searches)
-    limits_from(limits)
     options = Options(
-        timeout=timeout, limits=limits, extract=extract, is_search=is_search, polls=tuple(polls), repair=repair,
-        search_tools=tuple(search_tools), conversation=conversation, learn=learn, ending=ending,
-        experience=experience or Experience(),
+        timeout=timeout, limits=limits, extract=extract, is_search=is_search, polls=polls, search_tools=search_tools,
+        repair=repair, conversation=conversation, learn=learn, ending=ending,
+        experience=Experience() if experience is None else experience,
     )  # fmt: skip
-    put = wrap or _put
-    put(target, execute, functools.partial(_execute, options))
-    put(target, turn, _turn)
+    return _guard(target, {execute: functools.partial(_execute, options), turn: _turn}, tools, wrap or _put)
+
+
+def _guard(target: T, methods: dict[str, Callable[..., Any]], tools: str | None, put: Callable[..., object]) -> T:
+    for name, wrapper in methods.items():
+        put(target, name, wrapper)
     if tools is not None and callable(getattr(target, tools, None)):
         put(target, tools, _tools)
     return target
@@ -190,6 +173,8 @@ def _check_methods(target: Any, methods: dict[str, str | None]) -> None:
     for role, name in methods.items():
         if name is None:
             continue
+        if not isinstance(name, str):
+            raise TypeError(f"{role} must be the name of a method, got {name!r}")
         if not callable(getattr(target, name, None)):
             found = inspect.getattr_static(target, name, None)
             if found is None:
@@ -231,7 +216,7 @@ def _put(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 
 def guarded(**options: Any) -> Callable[[type[T]], type[T]]:
-    """`guard_interactive` as a class decorator: `@guarded(timeout=120)`."""
+    """Class decorator form of `guard_interactive`: `@guarded(timeout=120)`."""
 
     def decorate(cls: type[T]) -> type[T]:
         return guard_interactive(cls, **options)

@@ -54,7 +54,7 @@ DEFAULTS: dict[str, Limit] = {
 # Tools whose name, or whose command, says that they wait for something: the same call again is what they are for.
 _POLLS = re.compile(
     r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?:poll|sleep|wait|await|status|state|progress|health|heartbeat|ping|watch|monitor"
-    r"|ready|refresh|tail)(?:$|[\W_]|ing|(?=[A-Z])|For|Until)",
+    r"|ready|refresh|tail|bench|benchmark|timeit|hyperfine|stress|flaky)(?:$|[\W_]|ing|(?=[A-Z])|For|Until)",
     re.IGNORECASE,
 )
 _SHELLS = re.compile(r"bash|shell|terminal|command|cmd|exec|run", re.IGNORECASE)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from threadsafe_timeout._guard.detectors import ALL, Detector
+from threadsafe_timeout._guard.detector import Detector, Stage
+from threadsafe_timeout._guard.detectors import ALL
 from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.limits import Limit, limits_from
 from threadsafe_timeout._guard.readers import Reader
@@ -86,8 +87,7 @@ class LoopGuard:
         ]
         self._said = [(one, limit) for one, limit in watched if type(one).said is not Detector.said]
         self._answered = [(one, limit) for one, limit in watched if type(one).answered is not Detector.answered]
-        self._in_loop: dict[str, int] = {}  # kinds that experience learns of, and how early this one may be ended
-        self._cut_short: str | None = None  # the kind of the loop that had no chance to be left
+        self._passed: dict[tuple[str, Stage], None] = {}  # of its loops, since it last called a tool
         self._turn: Turn | None = None
         self._joining: Said | None = None
         self._finished = False
@@ -133,9 +133,9 @@ class LoopGuard:
         loop = self.settle()
         if not self._finished:
             self._finished = True
-            for kind in self._in_loop:
-                if self._experience is not None and kind != self._cut_short:
-                    self._experience.lost(kind, self._model)
+            for limit, stage in self._passed:
+                if self._experience is not None:
+                    self._experience.lost(limit, stage.name, self._model)
         return loop
 
     def _take(self, one: Said | Heard) -> None:
@@ -162,7 +162,7 @@ class LoopGuard:
         turn = self._turn = Turn(self.turns, said)
         self.cut_answers += said.cut is not None
         self._streak.said(turn)
-        if self._in_loop and turn.acts and any(not action.look_up for action in said.actions):
+        if self._passed and turn.acts and any(not action.look_up for action in said.actions):
             self._survived()
         for detector, limit in self._said:
             self._judge(detector, limit, detector.said(turn), turn)
@@ -193,7 +193,7 @@ class LoopGuard:
             if count >= limit.stop:
                 self.loop = self._loop(detector, count, turn, "stop")
                 return
-            if detector.learns and self._ends_early(detector, turn):
+            if self._ends_early(detector, turn):
                 return
         if count and count == limit.warn:
             self.notes.append(self._loop(detector, count, turn, "warn"))
@@ -201,24 +201,24 @@ class LoopGuard:
             self.notes.append(self._loop(detector, count, turn, "observe"))
 
     def _ends_early(self, detector: Detector, turn: Turn) -> bool:
-        if self._experience is None or detector.reached < detector.learns:
+        """Whether the run has taught that no loop is left from here on. A stage is asked for once."""
+        stage = detector.stage() if self._experience is not None else None
+        if stage is None or self._experience is None:
             return False
-        kind = detector.limit
-        if kind not in self._in_loop:
-            self._in_loop[kind] = self._experience.may_end_early(kind, self._model)
-        early = self._in_loop[kind]
-        if not early or detector.reached + early < detector.learns + 2:
+        passed = (detector.limit, stage)
+        if passed in self._passed:
             return False
-        if early == 2:
-            self._cut_short = kind
-        self.loop = replace(self._loop(detector, detector.reached, turn, "stop"), early=True)
+        if not self._experience.may_end(detector.limit, stage.name, stage.needed, self._model):
+            self._passed[passed] = None
+            return False
+        self.loop = replace(self._loop(detector, stage.reached, turn, "stop"), early=True)
         return True
 
     def _survived(self) -> None:
-        for kind in self._in_loop:
+        for limit, stage in self._passed:
             if self._experience is not None:
-                self._experience.survived(kind, self._model)
-        self._in_loop.clear()
+                self._experience.survived(limit, stage.name, self._model)
+        self._passed.clear()
 
     def _loop(self, detector: Detector, count: int, turn: Turn, action: str) -> Loop:
         return Loop(detector.kind, turn.number, count, detector.explain(count), detector.limit, action)

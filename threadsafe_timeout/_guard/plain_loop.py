@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._checks import check_seconds
 from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.loops import Loop, LoopGuard
 from threadsafe_timeout._guard.watch import limits_in_force, note_in_log, tell_pool
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import clock as _clock
 
 __all__ = ["GuardedTurns", "guarded_turns"]
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from threadsafe_timeout._guard.alike import LONGEST, shortened
 from threadsafe_timeout._guard.limits import polls as waits
 from threadsafe_timeout._guard.tags import cut_tag, tag_calls
-from threadsafe_timeout._guard.turns import LONGEST, Action, Heard, Said, shortened
+from threadsafe_timeout._guard.turns import Action, Heard, Said
 
-__all__ = ["Reader", "get", "role_of"]
+__all__ = ["Reader", "check_names", "get", "role_of"]
 
 _ROLES = {
     "assistant": "assistant", "ai": "assistant", "model": "assistant", "gpt": "assistant",
@@ -48,10 +49,15 @@ def role_of(message: Any) -> str | None:
     return None
 
 
+def _exact(text: str) -> str:
+    """A plain string: a class of somebody else's may do anything in its methods."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def _plain(value: Any) -> str:
     """Any value as text of bounded length, the same for the same value."""
     if isinstance(value, str):
-        return value
+        return _exact(value)
     try:
         return shortened(json.dumps(value, sort_keys=True, default=repr, ensure_ascii=False))
     except Exception:
@@ -67,7 +73,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _arguments(value: Any) -> str:
     if isinstance(value, str):
-        text = value.strip()
+        text = _exact(value).strip()
         if text.startswith("{") and len(text) < LONGEST:
             try:
                 return json.dumps(json.loads(text), sort_keys=True)
@@ -75,6 +81,15 @@ def _arguments(value: Any) -> str:
                 pass
         return " ".join(shortened(text).split())
     return "" if value is None else _plain(value)
+
+
+def check_names(parameter: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The names of tools that a user gives. Raises TypeError: a text alone would be read as its letters."""
+    listed = isinstance(names, Iterable) and not isinstance(names, str | bytes)
+    given = tuple(names) if listed else ()
+    if not listed or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"{parameter} must be a list of names of tools, got {names!r}")
+    return given
 
 
 class Reader:
@@ -94,17 +109,25 @@ class Reader:
     ) -> None:
         self._extract = extract
         self._is_search = is_search
-        self._polls = frozenset(polls)
-        self._search_tools = frozenset(search_tools)
+        self._polls = frozenset(check_names("polls", polls))
+        self._search_tools = frozenset(check_names("search_tools", search_tools))
+        self._asking_user = False  # `extract` or `is_search` runs: what it raises is raised
         self.unread = 0
 
     def read(self, message: Any) -> list[Said | Heard]:
         """All that is in a message, or in a list of them."""
-        return list(self._read(message, 0, extracted=self._extract is None))
+        try:
+            return list(self._read(message, 0, extracted=self._extract is None))
+        except Exception:  # an object of somebody else's, or something in it
+            if self._asking_user:
+                self._asking_user = False
+                raise
+            self.unread += 1
+            return []
 
     def answer(self, response: Any) -> Said | None:
         """What an executor's turn method returned, as one answer of the model."""
-        if self._extract is None and isinstance(response, str):
+        if self._extract is None and self._is_search is None and isinstance(response, str):
             return self._said(response, response)
         found = [one for one in self.read(response) if isinstance(one, Said)]
         return _joined(found) if found else None
@@ -116,7 +139,10 @@ class Reader:
             for one in message:
                 yield from self._read(one, depth + 1, extracted=extracted)
         elif not extracted and self._extract is not None:
-            yield from self._read(self._extract(message), depth + 1, extracted=True)
+            self._asking_user = True
+            found = self._extract(message)
+            self._asking_user = False
+            yield from self._read(found, depth + 1, extracted=True)
         elif isinstance(message, str):
             yield self._said(message, message)
         elif isinstance(message, bytes | bytearray):
@@ -218,6 +244,7 @@ class Reader:
 
     def _said(self, text: str, original: Any, *, joins: bool = False) -> Said:
         """An answer in plain text, with the tags in it."""
+        text = _exact(text)
         actions = tuple(self._action(name, arguments, tag=tag) for tag, name, arguments in tag_calls(text))
         cut = None if actions else cut_tag(text)
         return self._searched(Said(text, actions, cut, joins=joins, original=original))
@@ -225,10 +252,12 @@ class Reader:
     def _searched(self, said: Said) -> Said:
         if self._is_search is None:
             return said
+        self._asking_user = True
         try:
             searches = bool(self._is_search(said.original))
         except (TypeError, AttributeError) as exc:
             raise TypeError(f"is_search cannot read a {type(said.original).__name__}: {exc}") from exc
+        self._asking_user = False
         actions = said.actions or ((Action("search", "", None, True, True),) if searches else ())
         return replace(said, actions=tuple(replace(one, search=searches, look_up=searches) for one in actions))
 
@@ -245,7 +274,7 @@ def _joined(found: list[Said]) -> Said:
 
 
 def _name(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return _exact(value) if isinstance(value, str) else None
 
 
 def _is_call(block: Any) -> bool:
@@ -255,7 +284,7 @@ def _is_call(block: Any) -> bool:
 def _text_of(content: Any, *, skip_calls: bool = False) -> str:
     """The text of a message's content: a string, or a list of blocks."""
     if isinstance(content, str):
-        return content
+        return _exact(content)
     if content is None:
         return ""
     if not isinstance(content, list | tuple):
@@ -264,7 +293,7 @@ def _text_of(content: Any, *, skip_calls: bool = False) -> str:
     for block in content[:256]:
         text = block if isinstance(block, str) else get(block, "text")
         if isinstance(text, str):
-            parts.append(text)
+            parts.append(_exact(text))
         elif get(block, "type") in ("thinking", "redacted_thinking", "reasoning") or (skip_calls and _is_call(block)):
             continue
         else:

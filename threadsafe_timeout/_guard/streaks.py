@@ -30,6 +30,8 @@ class NoActionStreak:
     def _reset(self) -> None:
         self.length = 0
         self.cut = 0
+        self._cut: str | None = None  # what the last answer called and did not close
+        self.cut_told = False  # that was answered before with more than a word, and is the same again
         self.same = 0
         self.empty = 0
         self._last: Turn | None = None
@@ -54,8 +56,11 @@ class NoActionStreak:
             return
         self.length += 1
         self.cut = self.cut + 1 if said.cut is not None else 0
+        cut = None if said.cut is None else said.cut or said.text[-200:]
+        self.cut_told = self.cut_told and cut is not None and cut == self._cut
+        self._cut = cut
         last = self._last
-        again = last is not None and turn.mark == last.mark and (self._executors() or self._told_same)
+        again = last is not None and turn.mark == last.mark and (self._told_same or self.by_executor)
         if not again:
             self._told_same = True
         self.same = self.same + 1 if again else 1
@@ -67,9 +72,12 @@ class NoActionStreak:
         if turn.acts:
             return
         text = turn.heard[0].text.strip() if turn.heard else ""
+        self.cut_told = self.cut_told or (turn.said.cut is not None and len(text) >= _SHORTEST_TEMPLATE)
         self._heard.append(opening(text) if len(text) >= _SHORTEST_TEMPLATE else ("" if not text else f"\0{text[:40]}"))
         if self._before is not None and self._told_same:
             self._told_same = turn.told_like(self._before)
+        if text and len(text) < _SHORTEST_TEMPLATE:
+            self._told_same = False  # short words are a person's
 
     def _executors(self) -> bool:
         return self.tags and not self.structured

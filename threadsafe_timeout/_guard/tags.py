@@ -12,6 +12,9 @@ CALL_TAGS = ("tool_search", "tool_info", "tool_call", "tool_use", "function_call
 _MOST = 64
 _NAME = re.compile(r"\s*([\w.\-/]+)\s*(.*)", re.DOTALL)
 _OPEN = re.compile(r"<(?:tool_(?:search|info|call|use)|function_call)\b")
+# In quotes or backticks a tag is spoken of, and nothing is called.
+_OPENED = re.compile(r"(?<![`'\"])<(?:tool_(?:search|info|call|use)|function_call)\b(?!>?[`'\"])")
+_SENTENCE = re.compile(r">?\s*(?!\{)\w+(?: [\w,'-]+){5}")  # a tag in the middle of prose
 # At the very end: a whole opening tag with something in it, and no closing tag.
 _MENDABLE = re.compile(r"<(tool_search|tool_info|tool_call)>\s*[^<>\s][^<>]*\Z")
 
@@ -49,13 +52,16 @@ def _name_and_arguments(tag: str, body: str) -> tuple[str, str]:
 
 
 def cut_tag(text: str) -> str | None:
-    """What stands after the last opening tag, in a text without a closed one; None if no tag was opened."""
+    """What stands after the last opening tag, in a text without a closed one; None if no tag was opened. A tag that is
+    only spoken of, in quotes or in a sentence, is none."""
     if "<" not in text:
         return None
     last = None
-    for last in _OPEN.finditer(text):  # noqa: B007  # the last one is what is wanted
+    for last in _OPENED.finditer(text):  # noqa: B007  # the last one is what is wanted
         pass
-    return None if last is None else text[last.end() :].lstrip(">").strip()
+    if last is None or _SENTENCE.match(text, last.end()):
+        return None
+    return text[last.end() :].lstrip(">").strip()
 
 
 def mentions_tags(text: str) -> bool:

@@ -5,37 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-__all__ = ["LONGEST", "Action", "Heard", "Said", "Turn", "fingerprint", "opening", "result_fingerprint", "shortened"]
+from threadsafe_timeout._guard.alike import LONGEST, fingerprint, may_be_alike, result_fingerprint, shortened
 
-# Of a longer text the beginning and the end are compared, so that the cost of a turn is bounded.
-LONGEST = 8_000
+__all__ = ["Action", "Heard", "Said", "Turn", "opening"]
+
 _MOST_HEARD = 16  # results of one turn that are kept
-_FLEETING_LENGTH = 300  # by so much may two texts differ in length for their times and durations
-# What differs between two results that say the same: dates, times of day, durations, addresses of objects. Other
-# numbers stay: a counter that goes up is progress. (It begins with a set of characters: so it is found four times as
-# fast as with alternatives that do.)
-_FLEETING = re.compile(
-    r"[0-9](?:[0-9]{3}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
-    r"|[0-9]?:\d\d:\d\d(?:[.,]\d+)?|x[0-9a-fA-F]{6,}|[0-9]*(?:\.[0-9]+)? ?(?:ms|seconds?|secs?|s|minutes?)\b)"
-)
-_NUMBERS = {ord(char): None for char in "0123456789.,:-+ TZxabcdefABCDEF"}  # what times, durations and addresses are of
-
-
-def shortened(text: str) -> str:
-    """The text, or the beginning and the end of a long one with its length between them."""
-    if len(text) <= 2 * LONGEST:
-        return text
-    return f"{text[:LONGEST]}\0{len(text)}\0{text[-LONGEST:]}"
-
-
-def fingerprint(text: str) -> int:
-    """The same number for texts that differ in white space only. Valid within this process."""
-    return hash(" ".join(shortened(text).split()))
-
-
-def result_fingerprint(text: str) -> int:
-    """The same number for results that differ in white space, times and durations only."""
-    return hash(" ".join(_FLEETING.sub("#", shortened(text)).split()))
 
 
 def opening(text: str) -> str:
@@ -87,13 +61,14 @@ class Turn:
     """One turn: an answer of the model, and what it was told about it. What is compared is worked out when it is asked
     for: most turns are unlike the one before in what they call, and then their texts need not be looked at."""
 
-    __slots__ = ("_call", "_mark", "_result", "closed", "heard", "number", "said")
+    __slots__ = ("_alike", "_call", "_mark", "_result", "closed", "heard", "number", "said")
 
     def __init__(self, number: int, said: Said) -> None:
         self.number = number
         self.said = said
         self.heard: list[Heard] = []
         self.closed = False  # all that is heard about it has been
+        self._alike: tuple[int, bool] | None = None  # the number of the turn it was compared with last, and the outcome
         self._mark: int | None = None
         self._call: int | None = None
         self._result: int | None = None
@@ -134,17 +109,23 @@ class Turn:
             text = heard.text
             self.heard.append(heard if len(text) <= 2 * LONGEST else replace(heard, text=shortened(text)))
 
+    def told_exactly(self, other: Turn) -> bool:
+        """Whether both were told the same, letter by letter."""
+        return [one.text for one in self.heard] == [one.text for one in other.heard]
+
     def told_like(self, other: Turn) -> bool:
         """Whether both were told the same, times and durations aside."""
-        mine, theirs = self.heard, other.heard
-        if len(mine) != len(theirs):
+        if self._alike is None or self._alike[0] != other.number:
+            self._alike = other.number, self._is_told_like(other)
+        return self._alike[1]
+
+    def _is_told_like(self, other: Turn) -> bool:
+        if len(self.heard) != len(other.heard):
             return False
-        if any(abs(len(a.text) - len(b.text)) > _FLEETING_LENGTH for a, b in zip(mine, theirs, strict=True)):
+        differ = [(a.text, b.text) for a, b in zip(self.heard, other.heard, strict=True) if a.text != b.text]
+        if not all(may_be_alike(*pair) for pair in differ):
             return False
-        pairs = [(a.text, b.text) for a, b in zip(mine, theirs, strict=True) if a.text != b.text]
-        if any(a.translate(_NUMBERS) != b.translate(_NUMBERS) for a, b in pairs if a.isascii() and b.isascii()):
-            return False
-        return not pairs or self.result == other.result
+        return not differ or self.result == other.result
 
     def again(self, other: Turn) -> bool:
         """Whether this is the other turn once more: the same calls, and told the same."""

@@ -8,14 +8,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from threadsafe_timeout import _clock, _scope
+from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._guard.conversation import Conversation, with_line
 from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.loops import Loop, LoopGuard
+from threadsafe_timeout._guard.readers import check_names
 from threadsafe_timeout._guard.tags import mend
 from threadsafe_timeout._guard.tally import cut_answers
+from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._settings import settings
+from threadsafe_timeout._timing import clock as _clock
 
 __all__ = ["Options", "Watch", "current_watch", "limits_in_force", "note_in_log", "tell_pool"]
 
@@ -40,6 +43,25 @@ class Options:
     learn: bool | None = None
     ending: object = None
     experience: Experience
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the parameter."""
+        if self.timeout is not None:
+            object.__setattr__(self, "timeout", check_seconds("timeout", self.timeout))
+        for parameter in ("is_search", "extract"):
+            if getattr(self, parameter) is not None:
+                check_callable(parameter, getattr(self, parameter))
+        for parameter in ("polls", "search_tools"):
+            object.__setattr__(self, parameter, check_names(parameter, getattr(self, parameter)))
+        if self.repair not in (None, "off", "cut-tags"):
+            raise ValueError(f'guard_interactive: repair must be "cut-tags" or "off", got {self.repair!r}')
+        if self.learn is not None and not isinstance(self.learn, bool):
+            raise TypeError(f"learn must be True, False or None, got {self.learn!r}")
+        if not isinstance(self.experience, Experience):
+            raise TypeError(f"experience must be an Experience, got {self.experience!r}")
+        if self.conversation is not None and not isinstance(self.conversation, str) and not callable(self.conversation):
+            raise TypeError(f"conversation must name an attribute or be a function, got {self.conversation!r}")
+        limits_from(self.limits)
 
 
 def limits_in_force(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +93,7 @@ class Watch:
         self._mended = 0
         self._noted = 0
         self._told_unread = False
+        self._told_no_conversation = False
         self.awaited = False  # the turn method gave an awaitable
         self._line: str | None = None
         self.ended: str | None = None  # "timeout", or the kind of the loop
@@ -86,6 +109,8 @@ class Watch:
         if self.ended is not None:
             return None
         messages = self._conversation.messages(self._executor, args, kwargs)
+        if messages is None and self._options.conversation is not None:
+            self._tell_no_conversation()
         if messages is not None:
             self._handed_over = True
             self.guard.see(self._conversation.news(messages) if self.guard.turns else
@@ -120,6 +145,17 @@ class Watch:
                 extra={"event": "guard_unread"},
             )  # fmt: skip
         return response
+
+    def _tell_no_conversation(self) -> None:
+        told, self._told_no_conversation = self._told_no_conversation, True
+        if not told:
+            where = self._options.conversation
+            logger.warning(
+                "threadsafe-timeout: conversation=%s of guard_interactive gives no list of messages for a %s; the "
+                "guard sees the answers only",
+                repr(where) if isinstance(where, str) else getattr(where, "__name__", "…"),
+                type(self._executor).__name__, extra={"event": "guard_unread"},
+            )  # fmt: skip
 
     def heard_from_tools(self, results: Any) -> None:
         """What the tools gave, for an executor that does not hand its conversation over."""

@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._transparent import transparent
+from threadsafe_timeout._introspection.transparent import transparent
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint._fingerprint import task_fingerprint
 from threadsafe_timeout.checkpoint._format import Key
 from threadsafe_timeout.checkpoint._records import Record, types_by_name
@@ -23,7 +24,7 @@ from threadsafe_timeout.checkpoint._values import RecordedError
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
 
 if TYPE_CHECKING:
-    from threadsafe_timeout._task import Outcome, TaskFuture
+    from threadsafe_timeout._pool.task import Outcome, TaskFuture
 
 __all__ = ["CheckpointedFunction", "checkpointed"]
 
@@ -111,7 +112,7 @@ class _Call:
 
     def __enter__(self) -> _Call:
         if _scope.current_scope() is not None:
-            from threadsafe_timeout._task import current_task
+            from threadsafe_timeout._pool.task import current_task
 
             self._task = current_task()
         if self._task is not None:  # if its thread is stuck and it is given up, who settles it saves that

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _disk, _format
 from threadsafe_timeout.checkpoint._errors import CheckpointConfigMismatch, CheckpointCorrupt, CheckpointUnavailable
 from threadsafe_timeout.checkpoint._fingerprint import config_hash, field_hashes

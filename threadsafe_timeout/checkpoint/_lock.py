@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _disk
 from threadsafe_timeout.checkpoint._errors import CheckpointLockTimeout, CheckpointUnavailable
 

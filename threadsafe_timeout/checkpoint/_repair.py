@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from threadsafe_timeout import _clock
 from threadsafe_timeout._checks import check_seconds
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _format
 from threadsafe_timeout.checkpoint._errors import CheckpointVersionError
 from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, MAGIC, STARTED

@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal
 
-from threadsafe_timeout import _clock
 from threadsafe_timeout._text import nearest
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _disk, _spill
 from threadsafe_timeout.checkpoint._format import STARTED, Key
 from threadsafe_timeout.checkpoint._journal import Journal

@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from threadsafe_timeout import _clock
 from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._text import nearest
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _format, _spill
 from threadsafe_timeout.checkpoint._errors import (
     CheckpointClosed,

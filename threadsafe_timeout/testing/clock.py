@@ -7,9 +7,10 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from threadsafe_timeout import _clock, _timer
 from threadsafe_timeout._checks import check_seconds
-from threadsafe_timeout._clock import Clock, SystemClock, Waitable
+from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._timing import timer as _timer
+from threadsafe_timeout._timing.clock import Clock, SystemClock, Waitable
 
 __all__ = ["MockClock"]
 

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from threadsafe_timeout import _clock, _interrupt, _scope, _timer
+from threadsafe_timeout._interruption import pursuit as _pursuit
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._timing import timer as _timer
 
 __all__ = ["widened_races"]
 
@@ -32,8 +35,8 @@ def widened_races(
     stop = threading.Event()
     noise = [threading.Thread(target=_disturb, args=(stop, chance, pause)) for _ in range(noise_threads)]
     restore = [
-        _slow_down(_interrupt, "pursue", chance, pause),
-        _slow_down(_interrupt, "_look", chance, pause),
+        _slow_down(_pursuit, "pursue", chance, pause),
+        _slow_down(_pursuit, "_look", chance, pause),
         _slow_down(_timer, "_take_due", chance, pause),
         _slow_down(_scope.CancelScope, "_expire", chance, pause),
         _slow_down(_scope.CancelScope, "_arm", chance, pause),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 
-from threadsafe_timeout import _timer
+from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout_legacy.stopit.threadstop import async_raise
 
 __all__ = ["StoppableThread"]

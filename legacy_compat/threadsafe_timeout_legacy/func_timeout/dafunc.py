@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from threadsafe_timeout import _clock, _scope
 from threadsafe_timeout._errors import Cancelled
-from threadsafe_timeout._names import name_of
+from threadsafe_timeout._introspection.names import name_of
+from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout_legacy.func_timeout.exceptions import FunctionTimedOut
 from threadsafe_timeout_legacy.func_timeout.StoppableThread import StoppableThread
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout_legacy.replay._workspace import DATABASE, JOURNAL, Workspace
 
 __all__ = ["Observation", "Sample", "Watched", "load_observations", "observe"]

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.testing.fake_llm import _conversation, _wire
 
 if TYPE_CHECKING:

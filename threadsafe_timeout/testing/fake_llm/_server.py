@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import IO
 
-from threadsafe_timeout import _clock
+from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.testing.fake_llm._connection import Connection
 from threadsafe_timeout.testing.fake_llm._log import LogWriter
 from threadsafe_timeout.testing.fake_llm._mix import Deck, stable_hash

@@ -1,0 +1,146 @@
+"""Modules that are wanted, noticed however they come in: by whichever finder, for the first time or once more.
+
+Two ways, because no single one sees everything:
+
+- Whoever imports, reloads or looks for a module asks `importlib._bootstrap._find_spec`, which asks the finders in
+  `sys.meta_path`. A finder of our own would not be asked for what one in front of it finds. So that function is
+  replaced while somebody watches: it gives a wanted module's loader a proxy, which tells when the module was run.
+- What is put into `sys.modules` by hand, or was still running when it was first seen, is found by looking there: `look`
+  where a few microseconds do not matter, `glance` where they would, which looks if the number of modules has changed.
+
+A module that is not ready yet (it is running, or a lazy loader has not loaded it) is left alone until it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType, ModuleType
+from typing import Any, Protocol
+
+__all__ = ["glance", "look", "namespace_of", "unwatch", "watch"]
+
+
+class Arrived(Protocol):
+    """What is told of a wanted module; `anew`: it has just been run and is another than before."""
+
+    def __call__(self, module: ModuleType, name: str, *, anew: bool) -> None: ...
+
+
+_modules = sys.modules
+_names: tuple[str, ...] = ()
+_wanted: frozenset[str] = frozenset()
+_seen: list[Any] = []  # what `sys.modules` had under each of the names, once that was told
+_count = -1  # of modules, at the last look
+_arrived: Arrived | None = None
+_lock: Any = None  # held by who tells
+_restore: list[Callable[[], None]] = []
+
+
+def watch(names: Iterable[str], arrived: Arrived, lock: Any) -> None:
+    """Have `arrived(module, name, anew=…)` called for each of these modules that is there and ready, and for each that
+    comes. Those found by looking are told by the thread that looks, with `lock` held, or not at all if it is not free.
+    """
+    global _names, _wanted, _seen, _count, _arrived, _lock
+    import importlib.util
+
+    from threadsafe_timeout._environment.loader import attach
+
+    unwatch()
+    _names = tuple(dict.fromkeys(names))
+    _wanted, _seen, _count = frozenset(_names), [_names] * len(_names), -1  # which is no module
+    _arrived, _lock = arrived, lock
+    for place in (importlib._bootstrap, importlib.util):
+        original = getattr(place, "_find_spec", None)
+        if original is not None:  # else another interpreter's, where looking has to do
+            _replace(place, original, attach)
+    look()
+
+
+def _replace(place: ModuleType, original: Callable[..., Any], attach: Callable[..., None]) -> None:
+    def _find_spec(name: str, path: Any, target: Any = None) -> Any:
+        spec = original(name, path, target)
+        if name in _wanted and spec is not None:
+            attach(spec, _told)
+        return spec
+
+    def restore() -> None:
+        if place.__dict__.get("_find_spec") is _find_spec:  # else another's, which calls this one
+            place.__dict__["_find_spec"] = original
+
+    place.__dict__["_find_spec"] = _find_spec
+    _restore.append(restore)
+
+
+def unwatch() -> None:
+    """Tell nobody any more."""
+    global _names, _wanted, _seen, _arrived, _lock
+    _arrived = _lock = None
+    _names, _wanted, _seen = (), frozenset(), []
+    while _restore:
+        _restore.pop()()
+
+
+def _told(name: str, module: ModuleType, changed: bool) -> None:
+    """A wanted module was run."""
+    arrived = _arrived
+    if arrived is not None and name in _wanted:
+        arrived(_modules.get(name, module), name, anew=changed)  # it may have put another in its place
+
+
+def glance() -> None:
+    """Look, if there are more modules than at the last look, or fewer."""
+    if len(_modules) != _count and _arrived is not None:
+        look()
+
+
+def look() -> None:
+    """Tell of wanted modules that came in unseen."""
+    global _count
+    seen, names, lock = _seen, _names, _lock
+    if _arrived is None or lock is None or list(map(_modules.get, names)) == seen:
+        return
+    if not lock.acquire(blocking=False):
+        return  # somebody is at it; and he may be importing what this thread is running
+    try:
+        count = len(_modules)
+        for number, name in enumerate(names):
+            module = _modules.get(name)
+            if module is seen[number] or (module is not None and not _is_ready(module)):
+                continue
+            if module is not None and _arrived is not None:
+                _arrived(module, name, anew=False)
+            seen[number] = module
+        _count = count
+    finally:
+        lock.release()
+
+
+def namespace_of(module: object) -> dict[str, Any] | None:
+    """The namespace of what is in `sys.modules`, if it has one. Loads no lazy module, as `module.__dict__` would."""
+    try:
+        namespace = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return None
+    return namespace if isinstance(namespace, dict) else None
+
+
+def _is_ready(module: ModuleType) -> bool:
+    namespace = namespace_of(module)
+    if namespace is None:
+        return True
+    lazy = getattr(_modules.get("importlib.util"), "_LazyModule", None)
+    if lazy is not None and issubclass(type(module), lazy):
+        return False
+    if getattr(namespace.get("__spec__"), "_initializing", False):
+        return False
+    return not any(frame.f_globals is namespace and frame.f_code.co_name == "<module>" for frame in _running())
+
+
+def _running() -> Iterator[FrameType]:
+    """The frames of all threads."""
+    for frame in sys._current_frames().values():
+        inner: FrameType | None = frame
+        while inner is not None:
+            yield inner
+            inner = inner.f_back

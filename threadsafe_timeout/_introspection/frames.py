@@ -1,0 +1,162 @@
+"""Looking at the frames of other threads, without what that may do to them and to who looks.
+
+- On 3.11 an allocation may start the garbage collector, whose callbacks are Python code that may give the GIL away.
+  While `sys._current_frames()` does so it holds the lock on the list of threads, which a thread that begins or ends
+  waits for (https://github.com/python/cpython/issues/106883; fixed in 3.11.9 the way it is done here). While `f_back`
+  makes a frame object, the thread whose frame it is may return from it. From 3.12 on the collector runs between
+  instructions only.
+- Who looks holds a reference. If the function returns meanwhile, its local variables live as long as the frame, and
+  who lets go of it last runs their finalisers: the program's code, which may block, in a thread of ours that must not.
+  So what nobody else holds any more, when the look is over, is handed to a thread that is there for nothing else.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import compress, count, repeat
+from operator import call, gt
+from types import FrameType
+from typing import Any
+
+from threadsafe_timeout._timing.daemon_thread import DaemonThread
+
+__all__ = ["current_frames", "frames_of_others", "is_installed", "is_users", "users_frame"]
+
+_lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
+_orphans: list[FrameType] = []  # to be let go of by another thread; single operations only, which are atomic
+
+
+@contextmanager
+def frames_of_others(*idents: int) -> Iterator[dict[int, FrameType]]:
+    """In this block the top frames of all threads may be looked at, by ident, and `f_back` of those of `idents`.
+    Without the GIL there are none.
+
+    The block itself must bind no frame to a name. What looks is a function: it has returned before the block is left,
+    and it returns no frame.
+    """
+    if sys.version_info >= (3, 12):
+        yield from _looking(idents)
+    else:
+        with _lock:
+            enabled = gc.isenabled()
+            gc.disable()
+            try:
+                yield from _looking(idents)
+            finally:
+                if enabled:
+                    gc.enable()
+    if _orphans:
+        _finish()
+
+
+def _looking(idents: Iterable[int]) -> Iterator[dict[int, FrameType]]:
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        yield {}  # what runs on meanwhile cannot be looked at: https://github.com/python/cpython/issues/118680
+        return
+    frames, held = sys._current_frames(), list[FrameType]()
+    try:
+        for ident in idents:
+            _collect(frames.get(ident), held)
+        held += frames.values()
+        yield frames
+    finally:
+        frames.clear()
+        _let_go(held)
+
+
+def _collect(frame: FrameType | None, held: list[FrameType]) -> None:
+    """All of a stack: who walks it holds one frame after the other."""
+    while frame is not None:
+        held.append(frame)
+        frame = frame.f_back
+
+
+def _alone(held: list[FrameType], fewer: int) -> Iterator[FrameType]:
+    """Those of `held` that are referred to fewer times than that."""
+    return compress(held, map(gt, repeat(fewer), map(sys.getrefcount, held)))
+
+
+def _what_alone_counts() -> int:
+    """The least number with which `_alone` yields what nothing but `held` refers to: versions may differ."""
+    probe: list[Any] = [object()]
+    return next(number for number in count() if any(_alone(probe, number)))
+
+
+_ALONE = _what_alone_counts()
+
+
+def _let_go(held: list[FrameType]) -> None:
+    """Empty `held`. What nobody else holds goes to `_orphans` instead."""
+    held[:] = {id(frame): frame for frame in held}.values()  # each once
+    # Both steps in one call of C, in which no other thread runs: what is returned from between them would be ours.
+    steps: tuple[Callable[[], None], ...] = (partial(_orphans.extend, _alone(held, _ALONE)), held.clear)
+    any(map(call, steps))
+
+
+def _finish() -> None:
+    try:
+        DaemonThread(_orphans.clear, "threadsafe-timeout-finaliser").start()
+    except RuntimeError:
+        pass  # no thread can be had: with the next look
+
+
+def current_frames() -> dict[int, FrameType]:
+    """The top frame of each thread, by its ident: for who may run their finalisers."""
+    with frames_of_others() as frames:
+        return dict(frames)
+
+
+if sys.version_info < (3, 12) and hasattr(os, "register_at_fork"):
+    # Before the timer's lock, which is taken inside this one: what is registered last comes first. A child that is
+    # forked in the middle of such a block would have no collector, and nobody to give the lock back.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+# Packages that wait on behalf of the code that is of interest, besides the standard library.
+_PLUMBING = frozenset({
+    "anthropic", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "requests", "threadsafe_timeout",
+    "threadsafe_timeout_patches", "urllib3", "wrapt",
+})  # fmt: skip
+_STANDARD = os.path.dirname(os.__file__) + os.sep  # a string, as co_filename is
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+def _is_standard(filename: str) -> bool:
+    return filename.startswith((_STANDARD, "<frozen")) and not _is_in_packages(filename)
+
+
+def _is_in_packages(filename: str) -> bool:
+    return any(directory in filename for directory in _INSTALLED)
+
+
+def is_installed(filename: str) -> bool:
+    """Whether a file is the standard library's or an installed package's: not the program's own."""
+    return _is_standard(filename) or _is_in_packages(filename)
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether a frame is of the program's own code: not the standard library's, nor an installed package's."""
+    return not is_installed(frame.f_code.co_filename)
+
+
+def users_frame(frame: FrameType | None) -> tuple[str, int, str] | None:
+    """File, line and function of the innermost frame that is neither the standard library's, nor this library's, nor an
+    HTTP client's: where the user's code is. The innermost of all if there is none. In `frames_of_others()`."""
+    innermost = frame
+    while frame is not None:
+        code = frame.f_code
+        module = frame.f_globals.get("__name__") or ""
+        standard = _is_standard(code.co_filename)
+        testing = module.startswith("threadsafe_timeout.testing")
+        if not standard and (testing or module.partition(".")[0] not in _PLUMBING):
+            return code.co_filename, frame.f_lineno, code.co_qualname
+        frame = frame.f_back
+    if innermost is None:
+        return None
+    return innermost.f_code.co_filename, innermost.f_lineno, innermost.f_code.co_qualname

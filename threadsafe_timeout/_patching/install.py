@@ -1,0 +1,360 @@
+"""`install()` and `uninstall()`: patches found by entry point, applied on import, undone exactly.
+
+A patch is a module, named in the entry-point group `threadsafe_timeout.patches`, that has
+
+    MODULES: tuple of module names it patches, each whenever it is imported (and at once if it was already)
+    apply(module, patching): patches that module through `patching.wrap` and `patching.replace`
+    SUPPORTED (optional): versions by distribution, such as {"httpcore": ">=1.0,<2"}; outside of them its modules are
+        left as they are, and the log says so (a distribution is taken to be named like the modules in it, or the
+        package they are in: "google-genai" has google.genai)
+    CLASSES (optional): names of classes that make a program's own `__main__` one of these modules
+    IMPORT_WITH (optional): environment variables for when it is `doctor` that imports its modules
+    OPT_IN (optional): True for a patch that is applied only if it is named
+
+so that anybody can ship a patch for his own runner. Undoing gives back the identical objects. A patch that cannot be
+loaded or applied is undone as far as it got, and left out; the program and the other patches go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from types import ModuleType
+from typing import Any
+
+from threadsafe_timeout import _settings
+from threadsafe_timeout._environment import finder as _finder
+from threadsafe_timeout._environment import surroundings as _surroundings
+from threadsafe_timeout._environment.program import watch_program
+from threadsafe_timeout._errors import SettingError
+from threadsafe_timeout._introspection.transparent import transparent
+from threadsafe_timeout._patching.versions import in_range
+from threadsafe_timeout._text import nearest
+
+__all__ = [
+    "Patching", "Problem", "distribution_of", "install", "installed", "known_patches", "patched", "rebind", "uninstall",
+]  # fmt: skip
+
+GROUP = "threadsafe_timeout.patches"
+logger = logging.getLogger("threadsafe_timeout")
+_lock = threading.RLock()
+_active: Patching | None = None  # guarded by _lock
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a patch was not applied: `out of range` or `failed`, and what is to be known about it."""
+
+    kind: str
+    detail: str
+
+
+class Patching:
+    """The patches in force, and how to undo them."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], object]] = []
+        self.applied: dict[tuple[str, str], ModuleType] = {}  # by patch and module, those with problems as well
+        self.problems: dict[tuple[str, str], Problem] = {}  # by patch and module; "": the patch itself
+        self.patches: dict[str, ModuleType] = {}
+        self.in_place = False  # what was imported before install() is patched
+        self.replaced: list[tuple[str, Any, Any]] = []  # dotted name, what was there, what is: for `doctor`
+        self._renamed: list[tuple[Any, Any]] = []  # what was there, what is: for the next `rebind`
+
+    def wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        """Put `wrapper(original, *args, **kwargs)` around the method or function `owner.name`."""
+
+        def call(wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return wrapper(wrapped, *args, **kwargs)
+
+        self.wrap_object(owner, name, call)
+
+    def wrap_object(self, owner: Any, name: str, wrapper: Callable[..., Any], kind: Any = None) -> None:
+        """Like `wrap`, for a wrapper in wrapt's own form: `wrapper(wrapped, instance, args, kwargs)`."""
+        import wrapt
+
+        def undo() -> None:
+            # Somebody may have put a wrapper of his own on top: then this one stays below it, and does nothing.
+            with contextlib.suppress(wrapt.WrapperNotFoundError):
+                wrapt.unwrap_object(owner, name, handle)
+
+        handle = wrapt.wrap_object(owner, name, kind or wrapt.FunctionWrapper, (self._until_undone(wrapper),))
+        self._undo.append(undo)
+
+    def wrap_function(self, module: ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
+        """Like `wrap_object`, for a function that other modules may have imported by name."""
+        import wrapt
+
+        self.replace(module, name, wrapt.FunctionWrapper(getattr(module, name), self._until_undone(wrapper)))
+
+    def _until_undone(self, wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        """`wrapper`, which does nothing any more once this is undone."""
+        undone = False
+
+        @transparent
+        def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return wrapped(*args, **kwargs) if undone else wrapper(wrapped, instance, args, kwargs)
+
+        def undo() -> None:
+            nonlocal undone
+            undone = True
+
+        self._undo.append(undo)
+        return call
+
+    def replace(self, module: ModuleType, name: str, new: Any) -> None:
+        """Put `new` where `module.name` is, in that module and, when the patches are in place, wherever else it was
+        imported to."""
+        old = getattr(module, name)
+        module.__dict__[name] = new
+        self._renamed.append((old, new))
+        self.replaced.append((f"{module.__name__}.{name}", old, new))
+
+        def undo() -> None:
+            if module.__dict__.get(name) is new:  # here, because it need not be in `sys.modules` any more
+                module.__dict__[name] = old
+            self._renamed.append((new, old))
+
+        self._undo.append(undo)
+
+    def rebind(self) -> None:
+        """See to the names that modules had imported. One walk for all of them: it takes a hundredth of a second for
+        each thousand modules."""
+        now: dict[int, tuple[Any, Any]] = {}
+        for old, new in self._renamed:
+            for key, (first, last) in now.items():
+                if last is old:
+                    now[key] = first, new
+            now[id(old)] = old, new
+        self._renamed.clear()
+        if now:
+            rebind(now, _is_ours)
+
+    def on_uninstall(self, undo: Callable[[], object]) -> None:
+        self._undo.append(undo)
+
+    def undo(self, keep: int = 0) -> None:
+        """Undo what was done, the last first, but for the first `keep` steps."""
+        while len(self._undo) > keep:
+            try:
+                self._undo.pop()()
+            except Exception:
+                logger.exception("threadsafe-timeout: a patch could not be undone; it stays, inert outside scopes")
+
+    def load(self, entry: EntryPoint, named: Set[str]) -> None:
+        """Take in a patch; one that is opt-in only if it is one of the `named`."""
+        try:
+            patch = entry.load()
+        except Exception as exc:
+            self._failed(entry.name, "", exc)
+            return
+        if entry.name in named or not getattr(patch, "OPT_IN", False):
+            self.patches[entry.name] = patch
+
+    def imported(self, module: ModuleType, name: str, *, anew: bool = False) -> None:
+        """Apply every patch that wants the module `name`, if it is another than before or was run anew."""
+        for patch_name, patch in self.patches.items():
+            if name in patch.MODULES and (anew or self.applied.get((patch_name, name)) is not module):
+                self.applied[patch_name, name] = module
+                self.problems.pop((patch_name, name), None)
+                self._apply(patch_name, patch, module, name)
+
+    def _apply(self, patch_name: str, patch: ModuleType, module: ModuleType, name: str) -> None:
+        problem = _out_of_range(patch, name)
+        if problem is not None:
+            told = any(patch_name == other for other, _ in self.problems)
+            self.problems[patch_name, name] = Problem("out of range", problem)
+            if not told:
+                logger.warning(
+                    "threadsafe-timeout: patch %s is not applied: %s. What it covers has no deadlines; install a "
+                    "version in that range, or leave the patch out with patches=-%s", patch_name, problem, patch_name,
+                    extra={"event": "patch", "patch": patch_name},
+                )  # fmt: skip
+            return
+        done, replaced = len(self._undo), len(self.replaced)
+        try:
+            patch.apply(module, self)
+        except Exception as exc:
+            self.undo(keep=done)
+            del self.replaced[replaced:]
+            self._failed(patch_name, name, exc)
+
+    def _failed(self, patch_name: str, name: str, exc: Exception) -> None:
+        self.problems[patch_name, name] = Problem("failed", f"{type(exc).__name__}: {exc}")
+        logger.warning(
+            "threadsafe-timeout: patch %s could not be %s (%s: %s); it is left as it was",
+            patch_name, f"applied to {name}" if name else "loaded", type(exc).__name__, exc,
+            extra={"event": "patch", "patch": patch_name},
+        )  # fmt: skip
+
+
+def distribution_of(patch: ModuleType, name: str) -> str | None:
+    """The distribution that the module `name` belongs to, if the patch says which versions it is made for."""
+    for distribution in getattr(patch, "SUPPORTED", {}):
+        if f"{name}.".replace(".", "_").startswith(f"{distribution}_".replace("-", "_")):
+            return str(distribution)
+    return None
+
+
+def _out_of_range(patch: ModuleType, name: str) -> str | None:
+    """What is wrong with the installed version of what the module `name` belongs to, if the patch says so."""
+    distribution = distribution_of(patch, name)
+    if distribution is None:
+        return None
+    try:
+        found = version(distribution)
+    except PackageNotFoundError:
+        return None  # a copy in somebody's tree: nobody says which one
+    versions = patch.SUPPORTED[distribution]
+    return None if in_range(found, versions) else f"{distribution} {found} is installed, and it is made for {versions}"
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in {"threadsafe_timeout", "threadsafe_timeout_patches"}
+
+
+def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> None:
+    """In the namespace of every module but those `spared` put what is now (by the id of what was, with what was) where
+    something else was imported by name."""
+    was = frozenset(now)
+    for name, module in list(sys.modules.items()):
+        if spared(name):
+            continue
+        namespace = _finder.namespace_of(module)
+        if namespace is None:
+            continue
+        if was.isdisjoint(map(id, list(namespace.values()))):  # most: all of it in C
+            continue
+        for key, value in list(namespace.items()):
+            renamed = now.get(id(value))
+            # Who defines something needs it as it is. (A module may have two names.)
+            if renamed is not None and getattr(value, "__module__", None) != namespace.get("__name__", name):
+                namespace[key] = renamed[1]
+
+
+def known_patches() -> dict[str, EntryPoint]:
+    """Every patch there is, by name."""
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+
+
+def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
+    known = known_patches()
+    unknown = sorted({name.lstrip("-+") for name in chosen} - known.keys())
+    if unknown:
+        names = ", ".join(sorted(known))
+        problem = f"there is no patch named {unknown[0]!r}{nearest(unknown[0], known)}; the patches are {names}"
+        raise SettingError("patches", origin, problem)
+    only = {name for name in chosen if not name.startswith(("-", "+"))}
+    added = {name.removeprefix("+") for name in chosen if name.startswith("+")}
+    return [e for name, e in known.items() if f"-{name}" not in chosen and (not only or name in only | added)]
+
+
+def _arrived(module: ModuleType, name: str, *, anew: bool) -> None:
+    if _surroundings.copied_by_eventlet():
+        return
+    with _lock:
+        if _active is None:
+            return
+        if name in _surroundings.MONKEYS:
+            _surroundings.watch_monkey(module, _active, _make_way)
+        _active.imported(module, name, anew=anew)
+        if _active.in_place:
+            _active.rebind()
+
+
+def _make_way(other: str) -> None:
+    """Another tool is about to replace what is patched."""
+    with _lock:
+        if _active is not None:
+            uninstall()
+            _tell(_surroundings.because_of(other))
+
+
+def _tell(why: str) -> None:
+    logger.warning(
+        "threadsafe-timeout: nothing is patched, and no call has a deadline: %s", why, extra={"event": "patch"}
+    )
+
+
+def install(**given: Any) -> None:
+    """Apply every patch, to modules that are imported already and to those imported later.
+
+    Call it once, before or after the runner's imports. Keyword arguments are settings (see `Settings`). They have
+    precedence over the environment and pyproject.toml. Calling it again changes the settings.
+
+    Raises SettingError for an unknown setting or a bad value, and names its source; nothing is patched then. Nothing is
+    patched either, and a warning says so, in a sub-interpreter and in a process that gevent or eventlet has
+    monkey-patched. If one of them does that later, the patches are undone first.
+    """
+    global _active
+    new, origin = _settings.load(given)
+    _check_checkpoint(new, origin)
+    with _lock:
+        if _active is not None:
+            if new.patches:
+                _wanted(new.patches, origin["patches"])  # says what is wrong with them
+            _settings.set_settings(new, origin)
+            return
+        wanted = _wanted(new.patches, origin["patches"])
+        why_not = _surroundings.why_not()
+        if why_not is not None:
+            _tell(why_not)
+            return
+        patching = Patching()
+        named = {name.removeprefix("+") for name in new.patches}
+        for entry in wanted:
+            patching.load(entry, named)
+        _settings.set_settings(new, origin)
+        _active = patching
+        names = [name for patch in patching.patches.values() for name in patch.MODULES]
+        _finder.watch([*names, *_surroundings.MONKEYS], _arrived, _lock)
+        watch_program(patching, _lock)
+        patching.rebind()
+        patching.in_place = True
+
+
+def _check_checkpoint(new: _settings.Settings, origin: dict[str, str]) -> None:
+    """Say now that what somebody has set cannot be written. (The default is used by few programs: those say so.)"""
+    if new.checkpoint is None or origin["checkpoint"] == "default":
+        return
+    from threadsafe_timeout._files import why_not_creatable
+
+    path = new.checkpoint.replace("<runner>", "runner")
+    problem = why_not_creatable(path)
+    if problem is not None:
+        raise SettingError(
+            "checkpoint", origin["checkpoint"],
+            f"{new.checkpoint!r} cannot be written: {problem}; give another path, or off to save nothing",
+        )  # fmt: skip
+
+
+def uninstall() -> None:
+    """Undo `install()`: every patched name refers to its original object again."""
+    global _active
+    with _lock:
+        patching, _active = _active, None
+        _finder.unwatch()
+        if patching is not None:
+            patching.undo()
+            patching.rebind()
+        _settings.set_settings(_settings.Settings(), {})
+
+
+def installed() -> Patching | None:
+    """The patches in force, or None."""
+    return _active
+
+
+@contextlib.contextmanager
+def patched(**given: Any) -> Iterator[None]:
+    """A block with `install(**given)` in force. At its end `uninstall()` runs, also if patches were in force before."""
+    install(**given)
+    try:
+        yield
+    finally:
+        uninstall()
