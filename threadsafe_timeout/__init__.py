@@ -2,7 +2,10 @@
 
     import threadsafe_timeout.auto   # the one line, at the top of an existing runner
 
-or, in new code: `deadline`, `move_on_after`, `check_cancelled`, `ThreadPoolExecutor`.
+In new code, call `install()` once, and use `deadline`, `move_on_after`, `check_cancelled` and `ThreadPoolExecutor`.
+Without `install()`, sleeps, sockets and other waits do not end with a scope; only Python code is interrupted.
+
+All durations are seconds. Instants are on the monotonic clock.
 """
 
 from __future__ import annotations

@@ -30,11 +30,11 @@ _HOLDERS = 8  # named in a message; the error has them all
 
 
 class ThreadsafeTimeoutError(Exception):
-    """Root of the errors raised by threadsafe-timeout. (`Cancelled` is not one: it is a `BaseException`.)"""
+    """The base class of the errors that this library raises, except `Cancelled`, which is a `BaseException`."""
 
 
 class MissingExtraError(ThreadsafeTimeoutError, ImportError):
-    """A feature needs an optional dependency that is not installed. `extra` is what to install."""
+    """A feature needs an optional dependency that is not installed. `extra` is the name of the extra to install."""
 
     def __init__(self, feature: str, extra: str, missing: str) -> None:
         super().__init__(
@@ -52,8 +52,11 @@ class MissingExtraError(ThreadsafeTimeoutError, ImportError):
 class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
     """A block or a task did not end by its deadline.
 
-    `name` is the scope's or the task's, `budget` the seconds it had (None if it was given an instant), `elapsed` the
-    seconds it took, `reason` why it was cancelled, `where` the file, line and function it was in then, if known.
+    - `name`: the name of the scope or task, or None
+    - `budget`: the seconds it had; None if its limit was an instant
+    - `elapsed`: the seconds it took
+    - `reason`: why it was cancelled
+    - `where`: the file, line and function it was in when it was cancelled, or None
     """
 
     where: tuple[str, int, str] | None = None
@@ -89,9 +92,12 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
 
 
 class Cancelled(BaseException):
-    """Raised at cooperative points inside a cancelled scope. Not an `Exception`: `except Exception` must not eat it.
+    """Raised at cooperative points inside a cancelled scope.
 
-    Never construct or raise it; cancel a scope. It never leaves the scope that owns it under this name.
+    It is a `BaseException`, so `except Exception` does not catch it.
+
+    Never create or raise it yourself; cancel a scope instead. It does not leave its scope: there it becomes
+    `DeadlineExceeded`, or the block ends without an error.
     """
 
     scope: CancelScope
@@ -112,9 +118,9 @@ class Cancelled(BaseException):
 
 
 class LoopDetected(ThreadsafeTimeoutError, RuntimeError):
-    """A conversation goes in circles, and `client_guard` is `stop`: the client makes no further call for it.
+    """Raised by an LLM client for a conversation that goes in circles, if the setting `client_guard` is `stop`.
 
-    `kind` is the kind of the loop, `detail` says what was seen.
+    `kind` is the kind of the loop; `detail` describes what was seen.
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -130,9 +136,10 @@ class LoopDetected(ThreadsafeTimeoutError, RuntimeError):
 class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
     """More abandoned threads are alive than `max_abandoned` allows, so the pool takes no more work.
 
-    `abandoned`: how many are alive; `limit`: how many may be. There can be up to as many more as the pool has workers:
-    those that are at work when the limit is passed may get stuck as well, and are not replaced then.
-    `holders`: the task each of them is stuck in, and where: file, line and function, or None if that is not known.
+    - `abandoned`: how many are alive. This can exceed the limit by the number of workers, because those that are at
+      work when the limit is passed may get stuck too, and are not replaced.
+    - `limit`: how many may be alive
+    - `holders`: for each of them its task, and where it is: (file, line, function), or None if that is not known
     """
 
     def __init__(
@@ -161,7 +168,7 @@ class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
 
 
 class SettingError(ThreadsafeTimeoutError, ValueError):
-    """A setting is unknown or has a bad value. `name` is the setting, `source` where it came from."""
+    """A setting is unknown or has a bad value. `name` is the setting; `source` says where it was set."""
 
     def __init__(self, name: str, source: str, problem: str) -> None:
         super().__init__(f"{source}: {name}: {problem}")

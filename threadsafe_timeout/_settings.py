@@ -25,51 +25,51 @@ _OFF = {"off", "none", ""}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is in force. Durations are seconds."""
+    """The settings in force. Durations are seconds."""
 
     task_timeout: float | None = None
     """Seconds one pool task may run, from its start. None: no limit (the legacy runner: the task's own timeout)."""
     grace: float = 2.0
-    """Seconds between the rungs of the ladder: cancel, interrupt, abandon."""
+    """Seconds between the steps for an overdue task (cancel, interrupt, abandon), and for clean-up."""
     max_abandoned: int | None = None
-    """Abandoned threads alive before `submit` fails. None: 256, or twice the pool's workers if that is more."""
+    """How many abandoned threads may be alive before `submit` fails. None: 256, or 2 x the workers if that is more."""
     on_exhausted: str = "raise"
-    """What happens past `max_abandoned`. `raise`: `submit` fails; `exit`: the process is left with status 75."""
+    """What happens above `max_abandoned`. `raise`: `submit` fails. `exit`: the process exits with status 75."""
     catchable_timeout: str = "map"
-    """Whose tasks meet their deadline first as a `TimeoutError` that their own handlers can catch, once, and only then
-    as `Cancelled`. `map`: those of `map` and its like; `all`: every pool task; `off`: none."""
+    """Which tasks first get their deadline as a `TimeoutError` that their own handlers can catch, once, and only then
+    as `Cancelled`. `map`: those of `map` and similar functions. `all`: every pool task. `off`: none."""
     on_expired_wait: str = "cancel"
-    """What happens, when a pool is left, to a task whose only wait with a timeout has expired and whose outcome nobody
-    can ask for any more. `cancel`: it is cancelled; `single`: only if it is the one task of a pool with one worker;
-    `wait`: it is waited for, as the standard pool does."""
+    """What happens, when a pool is left, to a task whose only wait with a timeout has expired and whose outcome nothing
+    can ask for any more. `cancel`: it is cancelled. `single`: only if it is the one task of a pool with one worker.
+    `wait`: the pool waits for it, as the standard pool does."""
     llm_timeout: float | None = 120.0
     """Seconds one LLM call may take in total, retries and back-off included, in a scope or not."""
     llm_first_byte: float | None = None
-    """Seconds to the first byte of the answer to an LLM client's request; past that the client may try again."""
+    """Seconds until the first byte of the answer to an LLM client's request; after that the client may try again."""
     llm_idle_content: float | None = None
     """Seconds without content in the body of an LLM client's answer; a keep-alive comment is not content."""
     http_timeout: float | None = None
-    """Seconds one HTTP exchange may take in total that is no LLM call, redirects and the body included."""
+    """Seconds one HTTP exchange that is not an LLM call may take in total, including redirects and the body."""
     interactive_timeout: float | None = 300.0
-    """Seconds one `execute_interactive` may take; never more than what is left of its task."""
+    """Seconds one `execute_interactive` may take; never more than its task has left."""
     max_consecutive_searches: int | None = 3
-    """Search turns in a row before the loop is ended."""
+    """How many search turns in a row are allowed before the loop is ended."""
     loop_guard: str = "stop"
-    """What a guard may do about a loop: `stop`, `warn` (tell the model), `observe` (log only) or `off`."""
+    """The most that a guard may do about a loop: `stop`, `warn` (tell the model), `observe` (log only) or `off`."""
     guard_limits: tuple[tuple[str, Any], ...] = ()
     """Limits of the guard that are not the defaults, by name: `cut_tags=6, no_action=off, repeats=warn:3+stop:8`."""
     guard_learn: bool = True
-    """Whether what the run has shown ends hopeless loops earlier."""
+    """Whether loops that no task of this run has ever left are ended earlier."""
     guard_repair: str = "off"
     """`cut-tags`: an answer that ends in an unclosed tool tag gets the closing tag. It changes results."""
     client_guard: str = "observe"
     """What is done about a loop in the calls of openai's and anthropic's clients: `observe` (log), `stop` or `off`."""
     checkpoint: str | None = ".threadsafe_timeout/<runner>.jsonl"
-    """Where finished tasks are saved; `<runner>` is the name of the program. None (`off`): nowhere."""
+    """Where the legacy runner's tasks are saved; `<runner>` is the name of the program. None (`off`): nowhere."""
     resume: str = "unfinished"
-    """`unfinished`: go on with a run of the same configuration that did not end; `never`; `always`."""
+    """`unfinished`: continue a run of the same configuration that did not end. `never`. `always`."""
     retry: tuple[str, ...] = ("failed",)
-    """Which finished tasks of a resumed run are run again, by status: `failed`, `timeout`, `loop`."""
+    """Which finished tasks a resumed run runs again, by status: `failed`, `timeout`, `loop`."""
     patches: tuple[str, ...] = ()
     """Names of the patches to apply, or names with `-` to leave out, with `+` to add one that is opt-in. Empty: all
     that apply and are not opt-in."""

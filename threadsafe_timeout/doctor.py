@@ -1,9 +1,9 @@
-"""What is in force in this process: patches, interruption, settings, and what is not, and why.
+"""What is in force in this process (patches, interruption, settings), what is not, and why.
 
     from threadsafe_timeout.doctor import report
     print(report())
 
-or, for what would be in force in a program started here, `threadsafe-timeout doctor`.
+`threadsafe-timeout doctor` shows what would be in force in a program started in this directory.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ _DEEPEST = 5  # references: a container in a container in a container of somebod
 
 
 def examine() -> dict[str, Any]:
-    """What is in force, as JSON would have it: `version`, `python`, `installed`, `why_not` (nothing can be patched in
-    this process, or None), `interrupt`, `patches`, `not_rebound`, `settings`.
+    """What is in force, as a dict that can be written as JSON.
 
-    Modules that came in unseen are patched first. A `checkpoint` that will not be written is None, with the `problem`.
+    - `version`, `python`, `installed`, `interrupt`, `settings`
+    - `why_not`: why nothing can be patched in this process, or None
+    - `patches`: each with a `state`: `applied`, `partly applied`, `waiting` (none of its modules is imported yet, or
+      one is still being imported, or is lazy and was not used yet), `not installed`, `out of range`, `failed`, `left
+      out` (by the setting named in `detail`), or `off` (before `install()`)
+    - `not_rebound`: where in this process original functions are still used, because they were imported before
+      `install()` to a place where they cannot be replaced (a default argument, a class, a container). Finding them
+      walks through all objects of the process (tens of milliseconds)
 
-    Each of `patches` has a `state`: `applied`, `partly applied`,
-    `waiting` (none of its modules is imported yet, or is still being imported, or is lazy and was not used yet), `not
-    installed`, `out of range`, `failed`, `left out` (by the setting named in `detail`), or `off` (before `install()`).
-    `not_rebound` says where in this process functions that were replaced are still used: names that were imported
-    before `install()` to where nobody can replace them (a default argument, a class, a container). Looking for those
-    walks all objects of the process (tens of milliseconds).
+    Modules that were imported unnoticed are patched first. A `checkpoint` that will not be written is None, with the
+    `problem`.
     """
     _finder.look()
     patching = _install.installed()
@@ -262,7 +264,7 @@ _MARKS = {"applied": "+", "partly applied": "+", "waiting": "~", "failed": "!", 
 
 
 def report() -> str:
-    """`examine()`, for people."""
+    """The result of `examine()` as text for people."""
     found = examine()
     interrupt = found["interrupt"]
     lines = [

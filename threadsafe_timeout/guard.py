@@ -1,7 +1,7 @@
-"""Loops in the conversation of a model with its tools: seeing them, ending them, trying the guard on recorded runs.
+"""Find loops in the conversation of a model with its tools, and end them.
 
-`find_loop(messages)` and `LoopGuard().see(message)` look, and do nothing else. `guard_interactive` and `guarded` end an
-executor's loop its own way, `guarded_turns` a loop you wrote. docs/guards.md has the limits and what they are worth.
+`find_loop(messages)` and `LoopGuard().see(message)` only look. `guard_interactive` and `guarded` end the loop of an
+executor in its own way; `guarded_turns` guards a loop that you wrote. docs/guards.md lists the limits.
 """
 
 from __future__ import annotations

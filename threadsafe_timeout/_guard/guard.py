@@ -127,24 +127,28 @@ def guard_interactive(
     experience: Experience | None = None, wrap: Callable[[Any, str, Callable[..., Any]], object] | None = None,
     **limits: Any,
 ) -> T:  # fmt: skip
-    """Guard an executor (a class or an instance) and return it. Its methods may be `def` or `async def`, and return
-    text, messages, completions or dicts.
+    """Guard an executor (a class or an instance) against loops, and return it.
 
-    `timeout`: seconds one call of the method `execute` may take (default: the `interactive_timeout` setting; never more
-    than what is left of the task). `turn` is the method that asks the LLM; once the loop has to end it returns `ending`
-    (None; a function is called with the `Loop`, or with None when the time was up). `tools`, if the executor has it,
-    runs the tools. The result's `error_type` says `timeout` or the kind of loop.
+    Its methods may be `def` or `async def`, and return text, messages, completions or dicts.
 
-    `limits` and `max_consecutive_searches` are the thresholds, see `LoopGuard` (default: the settings). `extract`,
-    `is_search`, `polls` and `search_tools` are those of `LoopGuard`; both functions are given what `turn` returns.
-    `conversation` names the attribute with the messages, or is a function of the executor (default: the first list
-    among the arguments of `turn`); without it the guard sees answers only. `repair="cut-tags"` closes a tool tag that a
-    stop sequence cut off. `learn`: whether hopeless loops end earlier (default: the setting); `experience`: shared with
-    other executors of the run.
+    - `timeout`: seconds that one call of the method `execute` may take (default: the `interactive_timeout` setting;
+      never more than the task has left)
+    - `turn`: the name of the method that asks the LLM. To end the loop, it returns `ending`
+    - `ending`: None, a value, or a function that is called with the `Loop` (with None when the time is up)
+    - `tools`: the name of the method that runs the tools, if the executor has it
+    - `limits`, `max_consecutive_searches`: the limits, see `LoopGuard` (default: the settings)
+    - `extract`, `is_search`, `polls`, `search_tools`: as in `LoopGuard`; both functions get what `turn` returns
+    - `conversation`: the name of the attribute with the messages, or a function of the executor (default: the first
+      list among the arguments of `turn`). Without it the guard sees only the answers
+    - `repair="cut-tags"`: add a closing tool tag that a stop sequence cut off
+    - `learn`: whether loops that no task has left are ended earlier (default: the setting)
+    - `experience`: an `Experience` shared with other executors of the run
 
-    Raises AttributeError, naming it, if a method is missing, and TypeError if one cannot be guarded: a generator, a
-    property, an attribute that cannot be set. Not guaranteed: a turn stuck in C code that does not wait on a patched
-    call is only given up with its task.
+    The result's `error_type` says `timeout`, or the kind of the loop.
+
+    Raises AttributeError, with the name, if a method is missing, and TypeError for something that cannot be guarded: a
+    generator, a property, an attribute that cannot be set. Not guaranteed: a turn that is stuck in C code ends only
+    with its task.
     """
     _check_methods(target, {"execute": execute, "turn": turn, "tools": None if tools == _TOOLS else tools})
     if max_consecutive_searches is not None:

@@ -12,15 +12,17 @@ __all__ = ["DEFAULTS", "Limit", "as_limit", "limits_from", "parse_limits", "poll
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At which count what happens: `stop` ends the loop, `warn` tells the model, `observe` writes to the log. None:
-    never."""
+    """The counts at which a guard acts: `stop` ends the loop, `warn` adds a line for the model, `observe` logs.
+
+    None means never.
+    """
 
     stop: int | None = None
     warn: int | None = None
     observe: int | None = None
 
     def lowered(self, mode: str) -> Limit:
-        """This limit where no more than `mode` is allowed: `stop`, `warn`, `observe` or `off`."""
+        """This limit if at most `mode` is allowed: `stop`, `warn`, `observe` or `off`."""
         if mode == "stop":
             return self
         if mode == "warn":
@@ -48,6 +50,7 @@ DEFAULTS: dict[str, Limit] = {
     "restarts": Limit(stop=5, warn=3),
     "calls": Limit(observe=100),
 }
+"""The default limits, by name."""
 # Tools whose name, or whose command, says that they wait for something: the same call again is what they are for.
 _POLLS = re.compile(
     r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?:poll|sleep|wait|await|status|state|progress|health|heartbeat|ping|watch|monitor"

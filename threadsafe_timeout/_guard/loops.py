@@ -24,12 +24,15 @@ _MOST_NOTES = 100
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A loop, as the guard saw it.
+    """A loop that the guard found.
 
-    `kind` is what a result's `error_type` says (`search_loop`, `no_action_loop`, `repeat_loop`, …). `turn` counts the
-    answers of the model, from 1, up to the one at which the limit was reached. `count` is how often it was, `limit` the
-    name of the threshold. `detail` is for a person and holds no text of the model's. `early` says that the run's
-    experience ended it before its limit. `action` is `stop`, `warn` or `observe`.
+    - `kind`: what the result's `error_type` says: `search_loop`, `no_action_loop`, `repeat_loop`, …
+    - `turn`: at which answer of the model, counted from 1, the limit was reached
+    - `count`: how often it was seen by then
+    - `limit`: the name of the limit
+    - `detail`: a description for people; it contains no text of the model
+    - `early`: whether it was ended before its limit, because no task of this run has left such a loop
+    - `action`: `stop`, `warn` or `observe`
     """
 
     kind: str
@@ -42,16 +45,18 @@ class Loop:
 
 
 class LoopGuard:
-    """Looks at one conversation, turn by turn, in bounded memory. For one thread at a time.
+    """Looks at one conversation, turn by turn, in bounded memory. One thread at a time may use it.
 
-    `limits` are keyword arguments named like the thresholds on docs/guards.md: a number (`repeats=5`: stop), None or
-    "off", or text like "warn:3+stop:5". `extract(message)` gives a message of your own kind in OpenAI's chat form.
-    `is_search(message)` says whether an answer only searches. `polls` and `search_tools` are names of tools that wait
-    for something, and of tools that search. `experience`, shared by the guards of one run, lets loops of a kind that
-    was never left end earlier, for each `model` by itself.
+    - `limits`: keyword arguments with the names in docs/guards.md. A value is a number (`repeats=5` stops at 5), None
+      or "off", or text like "warn:3+stop:5"
+    - `extract(message)`: converts a message of your own kind to OpenAI's chat form
+    - `is_search(message)`: says whether an answer only searches
+    - `polls`, `search_tools`: names of tools that wait for something, and of tools that search
+    - `experience`: shared by the guards of one run. It ends loops earlier if no task has left such a loop, separately
+      for each `model`
 
-    Raises TypeError or ValueError for limits that do not exist or make no sense. A message that cannot be read is
-    passed over; `unread` counts those. What `extract` and `is_search` raise is raised.
+    Raises TypeError or ValueError for a limit that does not exist or makes no sense. A message that cannot be read is
+    skipped; `unread` counts them. Exceptions of `extract` and `is_search` are passed on.
 
         guard = LoopGuard(repeats=5)
         for message in conversation:
@@ -97,8 +102,10 @@ class LoopGuard:
         return self._reader.unread
 
     def see(self, message: Any) -> Loop | None:
-        """Take note of a message, or of a list of them. The loop at which this conversation is to be ended, as soon as
-        there is one, and from then on."""
+        """Look at a message, or a list of them. Returns the loop that should end this conversation, or None.
+
+        Once there is a loop, every later call returns it.
+        """
         for one in self._reader.read(message):
             self._take(one)
             if self.loop is not None:
@@ -106,7 +113,7 @@ class LoopGuard:
         return self.loop
 
     def say(self, response: Any) -> Loop | None:
-        """Take note of what the model answered, whatever shape it has: one turn."""
+        """Look at an answer of the model, in any readable form: one turn."""
         said = self._reader.answer(response)
         if said is not None:
             self._take(replace(said, joins=False))
@@ -115,14 +122,14 @@ class LoopGuard:
         return self.loop
 
     def settle(self) -> Loop | None:
-        """All that was said about the last answer has been seen."""
+        """Declare that all results of the last answer have been seen."""
         self._join()
         if self.loop is None and self._turn is not None and not self._turn.closed:
             self._close(self._turn)
         return self.loop
 
     def finish(self) -> Loop | None:
-        """The conversation is over; what it teaches goes to `experience`. Calling it again does nothing."""
+        """Declare that the conversation is over. What it taught goes to `experience`. A second call does nothing."""
         loop = self.settle()
         if not self._finished:
             self._finished = True
@@ -225,8 +232,7 @@ def _join(first: Said, second: Said) -> Said:
 
 
 def find_loop(messages: Iterable[Any], **limits: Any) -> Loop | None:
-    """The first turn at which the guard would have ended this conversation, or None. Takes what `LoopGuard` takes; does
-    nothing but look.
+    """The loop at which a guard would have ended this conversation, or None. It takes the arguments of `LoopGuard`.
 
         find_loop([{"role": "user", "content": "…"}, {"role": "assistant", "tool_calls": […]}, …])
     """

@@ -20,10 +20,10 @@ _READS = {"extract", "is_search", "polls", "search_tools", "experience", "model"
 
 
 class GuardedTurns:
-    """The numbers of the turns, from 1 on, until the conversation is in a loop or its time is up.
+    """An iterator over the numbers of the turns, from 1. It ends when the conversation is in a loop or its time is up.
 
-    `ended` says why it ended: the kind of the loop, "timeout", "max_turns", or None; `loop` is the loop. A conversation
-    that is shortened on the way is read on from its new end.
+    `ended` says why it ended: the kind of the loop, "timeout", "max_turns", or None. `loop` is the loop. If the
+    conversation is shortened meanwhile, reading continues at its new end.
     """
 
     def __init__(self, messages: list[Any], timeout: float | None, max_turns: int | None, options: dict[str, Any]):
@@ -77,10 +77,10 @@ class GuardedTurns:
 def guarded_turns(
     messages: list[Any], *, timeout: float | None = None, max_turns: int | None = None, **options: Any
 ) -> GuardedTurns:
-    """The turns of a loop of your own, guarded. `messages` is the list your loop appends to, answers and results.
+    """Guard a loop of your own. `messages` is the list to which your loop appends answers and results.
 
-    `timeout`: seconds, from here, after which no further turn begins. `max_turns`: so many at most. `options`: what
-    `LoopGuard` takes. There is nobody to tell a warning, so those are logged.
+    `timeout`: no turn begins more than so many seconds from now. `max_turns`: the most turns. `options`: the arguments
+    of `LoopGuard`. Warnings are logged, because they cannot be added to the conversation.
 
         turns = guarded_turns(messages, timeout=300, max_turns=50)
         for turn in turns:

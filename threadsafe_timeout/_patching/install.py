@@ -282,12 +282,14 @@ def _tell(why: str) -> None:
 
 
 def install(**given: Any) -> None:
-    """Apply every patch to what is imported now and to what will be. Call it before or after the runner's imports.
+    """Apply every patch, to modules that are imported already and to those imported later.
 
-    Keyword arguments are settings (see `Settings`); they win over the environment and pyproject.toml. Calling it again
-    changes the settings. Raises SettingError for an unknown setting or a bad value, naming the source; nothing is
-    patched then. Nor is it, and a warning says so, in a process that gevent or eventlet has monkey-patched, and in a
-    sub-interpreter; if they do that later, what was patched is taken back.
+    Call it once, before or after the runner's imports. Keyword arguments are settings (see `Settings`). They have
+    precedence over the environment and pyproject.toml. Calling it again changes the settings.
+
+    Raises SettingError for an unknown setting or a bad value, and names its source; nothing is patched then. Nothing is
+    patched either, and a warning says so, in a sub-interpreter and in a process that gevent or eventlet has
+    monkey-patched. If one of them does that later, the patches are undone first.
     """
     global _active
     new, origin = _settings.load(given)
@@ -332,7 +334,7 @@ def _check_checkpoint(new: _settings.Settings, origin: dict[str, str]) -> None:
 
 
 def uninstall() -> None:
-    """Undo `install()`: every patched name is the identical object it was before."""
+    """Undo `install()`: every patched name refers to its original object again."""
     global _active
     with _lock:
         patching, _active = _active, None
@@ -350,7 +352,7 @@ def installed() -> Patching | None:
 
 @contextlib.contextmanager
 def patched(**given: Any) -> Iterator[None]:
-    """`install(**given)` for the duration of a block."""
+    """A block with `install(**given)` in force. At its end `uninstall()` runs, also if patches were in force before."""
     install(**given)
     try:
         yield

@@ -41,20 +41,21 @@ _changed = threading.Condition(_timer.lock)  # notified when a timer leaves `_wa
 
 
 class Timer(threading.Timer):
-    """Call `function(*args, **kwargs)` in `interval` seconds, unless `cancel()` comes first: `threading.Timer`, but a
-    timer that waits costs no thread.
+    """Call `function(*args, **kwargs)` in `interval` seconds, unless `cancel()` comes first.
 
-    It has the interface of the standard class and is an instance of it; `start`, `cancel`, `join`, `is_alive`,
-    `daemon`, `name`, `args`, `kwargs`, `interval`, `function` and `finished` mean the same. The function runs in a
-    thread that is started when the time has come: it may block, raise (`threading.excepthook` is told) and take its
-    time, without delaying any deadline. It runs outside the scopes of whoever started the timer. To end a task, have it
-    call `scope.cancel()`.
+    It is a `threading.Timer` that needs no thread while it waits. `start`, `cancel`, `join`, `is_alive`, `daemon`,
+    `name`, `args`, `kwargs`, `interval`, `function` and `finished` mean the same. The function runs in a thread that is
+    started when the time has come. So it may block, or raise (see `threading.excepthook`), without delaying a deadline.
+    It does not run in the scopes of the code that started the timer. To end a task, have it call `scope.cancel()`.
 
-    What differs: until it fires a timer has no `ident` and is not in `threading.enumerate()`; an interval that is no
-    number, or a function that cannot be called, is an error at once; after Ctrl-C the exit of the interpreter does not
-    wait for it. If no thread can be started when it fires, the log says so and it is tried again each second; at the
-    exit of the interpreter it then runs in the main thread. A subclass with a `run` of its own is a thread from its
-    start, as ever.
+    Differences from the standard class:
+
+    - Until it fires, a timer has no `ident` and is not in `threading.enumerate()`.
+    - An interval that is not a number, or a function that cannot be called, raises at once.
+    - After Ctrl-C the exit of the interpreter does not wait for it.
+    - If no thread can be started when it fires, the log says so, and it tries again each second. At the exit of the
+      interpreter the function then runs in the main thread.
+    - A subclass with its own `run` gets a thread when it is started, as in `threading`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Timer(threading.Timer):
         args: Iterable[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        """Raises TypeError or ValueError for an argument that cannot be used, and names it."""
         _seconds(interval)
         check_callable("function", function)
         if args is not None and not isinstance(args, Iterable):
@@ -77,7 +79,7 @@ class Timer(threading.Timer):
         self._left = threading.Event()  # it waits no more: it was cancelled, or its thread has begun
 
     def start(self) -> None:
-        """Start counting; once."""
+        """Start the timer. It can be started once."""
         seconds = _seconds(self.interval)
         _tell()
         own_thread = type(self).run is not Timer.run
@@ -106,7 +108,7 @@ class Timer(threading.Timer):
         _waiting.add(self)
 
     def cancel(self) -> None:
-        """Stop the timer if its function has not been called yet. A function that runs goes on."""
+        """Stop the timer if its function has not been called yet. A function that is running goes on."""
         with _timer.lock:
             self.finished.set()
             if self._phase == _WAITING and self._entry is not None:
@@ -114,7 +116,7 @@ class Timer(threading.Timer):
                 self._leave()
 
     def run(self) -> None:
-        """What its thread does. Called by hand, it waits first, like the standard one's."""
+        """What the timer's thread does. If you call it directly, it waits first, like that of `threading.Timer`."""
         if not self._fired:
             self.finished.wait(self.interval)
         if not self.finished.is_set():
@@ -122,7 +124,7 @@ class Timer(threading.Timer):
         self.finished.set()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it was cancelled or its function has returned, at most `timeout` seconds."""
+        """Wait until the timer is cancelled or its function has returned, at most `timeout` seconds."""
         if self._phase == _NEW:
             raise RuntimeError("cannot join thread before it is started")
         _tell()
@@ -133,7 +135,7 @@ class Timer(threading.Timer):
             super().join(None if until is None else max(0.0, until - _clock.monotonic()))
 
     def is_alive(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether the timer is waiting or its function is running."""
         return self._phase in (_WAITING, _DUE) or super().is_alive()
 
     def __repr__(self) -> str:

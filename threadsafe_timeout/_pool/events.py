@@ -38,16 +38,22 @@ EventKind = Literal[
 class Event:
     """What happened to a task, or to the thread that ran it.
 
-    `kind`: `overdue` (the task was cancelled and has not ended), `interrupting` (it has not after another `grace`),
-    `abandoned` (its thread was given up on and replaced), `processes` (those with these `pids`, which the task had
-    started, were ended), `late` (what an abandoned thread returned after all: its `outcome`, which no future gets),
-    `respawned` (a worker died of `error` and was replaced), `exhausted` (more threads are abandoned than
-    `max_abandoned`), `interrupted` (Ctrl-C while it was running), `limit` (the only wait for it had expired, and the
-    pool was left: it is cancelled), `loop` (a guard ended the loop of its conversation; `reason` says which).
+    `kind` is one of
 
-    `task` is its name, `key` what it is saved under, `worker` the thread's name, `elapsed` the seconds since it
-    started, `where` the user's file, line and function the thread was in, `stack` the whole stack, without the values
-    of variables.
+    - `overdue`: the task was cancelled and has not ended
+    - `interrupting`: it has not ended after another `grace`
+    - `abandoned`: its thread was given up and replaced
+    - `processes`: processes that the task had started, with these `pids`, were killed
+    - `late`: an abandoned thread returned after all; no future gets its `outcome`
+    - `respawned`: a worker died of `error` and was replaced
+    - `exhausted`: more threads are abandoned than `max_abandoned`
+    - `interrupted`: Ctrl-C came while the task was running
+    - `limit`: the pool was left after the only wait for the task had expired; the task is cancelled
+    - `loop`: a guard ended the loop of the task's conversation; `reason` says which
+
+    `task` is the task's name, `key` the key of its saved result, `worker` the name of its thread, `elapsed` the seconds
+    since it started. `where` is the file, line and function of your code that the thread was in; `stack` the whole
+    stack, without the values of variables.
     """
 
     kind: EventKind

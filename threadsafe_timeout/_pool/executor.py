@@ -44,31 +44,33 @@ _CHEAP = 256
 
 
 class ThreadPoolExecutor(StandardThreadPoolExecutor):
-    """A thread pool whose tasks have deadlines and whose width survives the tasks that ignore them.
+    """A thread pool whose tasks may have deadlines, and which replaces workers that are stuck.
 
-    Everything `concurrent.futures.ThreadPoolExecutor` accepts and does, and:
+    It accepts and does everything that `concurrent.futures.ThreadPoolExecutor` does. In addition:
 
     - `task_timeout`: seconds a task may run, counted from its start (default: the `task_timeout` setting, none).
-      A task past it is cancelled, then interrupted, then abandoned, `grace` seconds apart; its future gets
-      `DeadlineExceeded`, and its worker is replaced.
-    - `grace`: seconds between those rungs (default: the `grace` setting, 2).
+      After that the task is cancelled, then interrupted, then abandoned: its future gets `DeadlineExceeded`, and its
+      worker is replaced.
+    - `grace`: seconds between those steps (default: the `grace` setting, 2).
     - `max_abandoned`: how many abandoned threads may be alive before `submit` raises `PoolExhausted`
       (default: 256, or twice the workers if that is more).
-    - `on_exhausted`: `"raise"` does just that; `"exit"` also ends the process, with status 75, after saving what is
-      owed and logging where every task is (default: the `on_exhausted` setting, `raise`).
-    - `on_expired_wait`: what becomes of a task whose only wait with a timeout has expired, and whose outcome nobody can
-      ask for any more, when the pool is left: `"cancel"`, `"single"` (only if it is the one task of a pool with one
-      worker) or `"wait"`, as the standard pool (default: the `on_expired_wait` setting, `cancel`).
-    - `checkpoint`: a `CheckpointWriter` in which tasks submitted `with_options(key=…)` are saved; or the path of a
-      journal, which is opened, and closed (as a run that did not end) when `shutdown` has waited for the tasks.
+    - `on_exhausted`: with `"raise"`, `submit` then raises `PoolExhausted`. With `"exit"`, pending results are saved,
+      the stack of every task is logged, and the process exits with status 75 (default: the `on_exhausted` setting,
+      `raise`).
+    - `on_expired_wait`: what happens when the pool is left to a task whose only wait with a timeout has expired and
+      whose outcome nothing can ask for any more. `"cancel"`: it is cancelled. `"single"`: only if it is the one task of
+      a pool with one worker. `"wait"`: the pool waits for it, as the standard pool does (default: the
+      `on_expired_wait` setting, `cancel`).
+    - `checkpoint`: a `CheckpointWriter` that saves the tasks submitted `with_options(key=…)`; or the path of a journal.
+      The pool then opens the journal, and closes it (as a run that did not end) when `shutdown` has waited for the
+      tasks.
 
-    Leaving the `with` block, or `shutdown()`, waits for the tasks as ever, but not for abandoned ones, nor for those
-    whose time limit has passed (`on_expired_wait`): these get one `grace`. Left by an exception, it cancels
-    the tasks for which a `result(timeout)`, `wait`, `as_completed` or `map` with a timeout had waited in vain, and
-    gives them one `grace`; left by Ctrl-C, it cancels all of them.
+    Leaving the `with` block, or `shutdown()`, waits for the tasks, except abandoned ones; tasks that `on_expired_wait`
+    cancels get one `grace`. If the block raises, tasks whose `result(timeout)`, `wait`, `as_completed` or `map` had
+    expired are cancelled and get one `grace`. After Ctrl-C all tasks are cancelled.
 
-    Not guaranteed: an abandoned thread keeps what it holds until it returns; a thread that never returns from C code
-    is not stopped.
+    Not guaranteed: an abandoned thread keeps its memory, locks and connections until it returns. A thread that never
+    returns from C code is not stopped.
     """
 
     def __init__(
@@ -153,10 +155,10 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             return {worker.thread for worker in self._crew.workers}
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Schedule `fn(*args, **kwargs)` in a copy of the caller's context, so under the scopes around the caller.
+        """Schedule `fn(*args, **kwargs)`. It runs in a copy of the caller's context, and so in the caller's scopes.
 
-        Raises RuntimeError after `shutdown()`, `PoolExhausted` when too many abandoned threads are alive. A cooperative
-        point: raises `Cancelled` in a cancelled scope, whose tasks would not run anyway.
+        Raises RuntimeError after `shutdown()`, and `PoolExhausted` when too many abandoned threads are alive. A
+        cooperative point: raises `Cancelled` in a cancelled scope.
         """
         # A function that knows what it wants (a patched method of a runner, say) says so itself.
         # (Its type does: proxies answer to every name, and would call something far away.)
@@ -195,19 +197,23 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         name: str | None = None,
         settle: Callable[[Outcome], Any] | None = None,
     ) -> Submitter:
-        """Options for the tasks submitted through what this returns: `pool.with_options(timeout=5).submit(fn)`.
+        """Options for single tasks. Submit them through the object that this returns.
 
-        `timeout`: seconds the task may run from its start (default: the pool's). `deadline`: an instant in monotonic
-        seconds (as `current_deadline()` gives) by which it must have ended, however long it waited for a worker; past
-        it a task that is still pending fails with `DeadlineExceeded` and never runs. `token`: cancels the task; a
-        pending one never runs and its future is cancelled. `name`: what log lines and errors call it. `settle`: called
-        with the task's `Outcome` before its future reports done, in a pool thread and outside every scope; what it
-        returns is the future's result, what it raises its exception.
+            pool.with_options(timeout=5).submit(fn)
 
-        `key`: what the task is saved under in the pool's `checkpoint`, or a function of the task's arguments that
-        returns it. Its future reports done only when its record is on disk: `done` with its result, `timeout` or
-        `failed` with its error. If it cannot be saved at all, the log says so and the future gets its outcome.
-        Raises ValueError if the pool has no `checkpoint`.
+        - `timeout`: seconds the task may run, from its start (default: the pool's).
+        - `deadline`: an instant in monotonic seconds (as `current_deadline()` returns) by which the task must have
+          ended, however long it waited for a worker. If it is still pending then, it fails with `DeadlineExceeded` and
+          never runs.
+        - `token`: a `CancelToken` that cancels the task. If the task is pending, it never runs.
+        - `key`: the key under which the pool's `checkpoint` saves the task, or a function of the task's arguments that
+          returns it. The future is done only when the record is on disk: `done` with its result, `timeout` or `failed`
+          with its error. If it cannot be saved at all, the log says so and the future gets its outcome.
+        - `name`: the task's name in log lines and errors.
+        - `settle`: a function that gets the task's `Outcome` before the future is done. It is called in a pool thread,
+          outside every scope. Its return value is the future's result; an exception that it raises is the future's.
+
+        Raises ValueError if `key` is given and the pool has no `checkpoint`.
         """
         if key is not None and getattr(self._checkpoint, "_key", None) is None and not _is_key(key):
             raise TypeError(f"key must be a str, an int, or a function of the task's arguments; got {key!r}")
@@ -233,12 +239,15 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """As the standard `map`: results in order, the first timeout or exception met is raised, and leaving the
-        iterator early cancels what is pending (not what runs). `chunksize` has no effect with threads. `buffersize`, on
-        every version as on 3.14: so many tasks are submitted ahead of the results taken, instead of all at once.
+        """Like the standard `map`: results come in order, and the first error or timeout is raised.
 
-        `fn` meets its task's deadline first as a `DeadlineExceeded` (a `TimeoutError`) that it can catch, so that an
-        `except Exception` of its own can return a result all the same; see the `catchable_timeout` setting."""
+        Leaving the iterator early cancels pending tasks, but not running ones.
+        `chunksize` has no effect with threads. `buffersize` (also before Python 3.14) is how many tasks are submitted
+        ahead of the results that were taken; by default all are submitted at once.
+
+        `fn` first gets its task's deadline as a `DeadlineExceeded` (a `TimeoutError`) that it can catch, so that its
+        own `except Exception` can return a result. See the `catchable_timeout` setting.
+        """
         if buffersize is not None and not isinstance(buffersize, int):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
@@ -267,9 +276,9 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         return results()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
-        """Take no more tasks and, with `wait`, wait for those there are, except abandoned ones.
+        """Accept no more tasks and, with `wait`, wait for the submitted ones, except abandoned ones.
 
-        `cancel_futures` cancels pending tasks. `timeout` bounds the wait (seconds); when it passes the tasks go on.
+        `cancel_futures` cancels pending tasks. `timeout` is the most seconds to wait; the tasks go on after it.
         """
         timeout = check_wait("timeout", timeout)
         self._crew.close(cancel_pending=cancel_futures)
@@ -294,29 +303,28 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         return False
 
     def stats(self) -> dict[str, int]:
-        """Counts, by name, as they are now:
+        """Counts, by name, at this moment:
 
-        - threads: `workers`, those of them that are `idle` or `running` a task, and `abandoned_alive`;
-        - tasks: `submitted`, `pending`, and by how they ended: `completed`, `failed` (also one that never started, when
-          its deadline passed before), `cancelled` (before it started), `abandoned` (given up: its thread is stuck).
-          When the pool is at rest these four add up to `submitted`; in between, a task may be on its way;
-        - of those that failed or were abandoned, `timed_out` ended with `DeadlineExceeded`;
-        - `late`: abandoned tasks that ended after all;
-        - `replaced`: workers that took the place of another one, that was abandoned or died; `respawned`: of those that
-          died;
-        - `loops`: loops of conversations that a guard ended in this pool's tasks.
+        - `workers`, and how many of them are `idle` or `running` a task; `abandoned_alive` threads
+        - tasks: `submitted` and `pending`; and by how they ended: `completed`, `failed` (also a task whose deadline
+          passed before it started), `cancelled` (before it started), `abandoned` (its thread was stuck). When the pool
+          is at rest, the last four add up to `submitted`; at other times a task may be between two of them
+        - `timed_out`: how many of those that failed or were abandoned ended with `DeadlineExceeded`
+        - `late`: abandoned tasks that ended after all
+        - `replaced`: workers that took the place of an abandoned or dead one; `respawned`: those of a dead one
+        - `loops`: loops of conversations that a guard ended in this pool's tasks
         """
         return self._crew.stats()
 
     def health(self) -> PoolHealth:
-        """What each worker is doing, where, and since when it has made no progress. A look that stops nothing."""
+        """What each worker is doing, where, and since when it has made no progress. This stops no worker."""
         return health_of(self._crew)
 
     def on_event(self, callback: Callable[[Event], object]) -> Listener:
-        """Have `callback(event)` called for each rung a task climbs (see `Event`), in a thread of the pool's own.
+        """Have `callback(event)` called for each `Event` of the pool, in a thread of the pool's own.
 
-        Returns a handle with `unregister()`. What the callback raises is logged. One that takes its time delays the
-        callbacks and log lines behind it, and nothing else.
+        Returns a handle with `unregister()`. An exception of the callback is logged. A slow callback delays only the
+        callbacks and log lines that come after it.
         """
         check_callable("callback", callback)
         return self._crew.events.listen(callback)
@@ -393,7 +401,7 @@ class Submitter:
         self._key = key
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As the pool's `submit`, with these options."""
+        """Like the pool's `submit`, with these options."""
         options, writer = self._options, self._pool._checkpoint
         if self._key is not None and writer is not None:
             from threadsafe_timeout._pool.saving import saved

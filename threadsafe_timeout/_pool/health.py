@@ -25,11 +25,14 @@ WorkerState = Literal["idle", "running", "overdue", "interrupting", "abandoned"]
 class WorkerHealth:
     """One worker: its thread's name, its state, and what it is doing.
 
-    `state`: `overdue` is a task that was cancelled and has not ended, `interrupting` one that has not after another
-    `grace`. `started` is in seconds since the epoch; `elapsed`, `deadline_left` (negative past it; None without a
-    deadline) and `last_progress` are seconds. `last_progress` is how long ago the task came to a cooperative point or
-    to a patched call, None if it has not yet: a thread that merely exists makes none. `where`: file, line and function
-    of the user's code it is in.
+    - `state`: `idle`, `running`, `overdue` (its task was cancelled and has not ended), `interrupting` (it has not ended
+      after another `grace`), or `abandoned`
+    - `task`, `key`: the task's name, and the key of its saved result
+    - `started`: when the task started, in seconds since the epoch
+    - `elapsed`: seconds since then
+    - `deadline_left`: seconds until its deadline; negative after it, None without one
+    - `last_progress`: seconds since the task last reached a cooperative point or a patched call; None if it has not yet
+    - `where`: the file, line and function of your code that it is in
     """
 
     worker: str
@@ -45,7 +48,7 @@ class WorkerHealth:
 
 @dataclass(frozen=True, slots=True)
 class PoolHealth:
-    """A pool: how wide it is to be, how many tasks are pending, and each of its workers, abandoned ones included."""
+    """A pool: its number of workers (`width`), of pending tasks, and each of its workers, also abandoned ones."""
 
     pool: str
     width: int
@@ -54,7 +57,7 @@ class PoolHealth:
 
     @property
     def overdue(self) -> tuple[WorkerHealth, ...]:
-        """The workers whose task ought to have ended: overdue, interrupting or abandoned ones."""
+        """The workers whose task should have ended: those that are overdue, interrupting or abandoned."""
         return tuple(one for one in self.workers if one.state not in ("idle", "running"))
 
 

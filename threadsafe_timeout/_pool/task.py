@@ -46,7 +46,7 @@ __all__ = ["Outcome", "TaskFuture", "TaskOptions", "current_task"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a task ended: a `result`, or an `error`. An overdue task's error is a `DeadlineExceeded`."""
+    """How a task ended: its `result`, or its `error`. The error of an overdue task is a `DeadlineExceeded`."""
 
     result: Any = None
     error: BaseException | None = None

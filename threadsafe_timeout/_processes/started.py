@@ -180,11 +180,11 @@ def is_kept(pid: int, started: int | None) -> bool:
 
 
 def keep_process(process: Any) -> None:
-    """Have a process go on when the task that started it is given up.
+    """Let a process go on when the task that started it is given up.
 
-    `process`: a `subprocess.Popen`, a `multiprocessing.Process`, another object with a `pid`, or that number. Its
-    descendants are kept with it. For a process that no task started this does nothing. Raises ValueError for one that
-    was not started yet, TypeError for what has no process number.
+    `process` is a `subprocess.Popen`, a `multiprocessing.Process`, another object with a `pid`, or a pid. Its
+    descendants go on with it. For a process that no task started, this does nothing. Raises ValueError for a process
+    that has not been started, and TypeError for an object without a pid.
     """
     pid = process if isinstance(process, int) else getattr(process, "pid", process)
     if pid is None:

@@ -100,8 +100,8 @@ _incoming, _append, _INCOMING_LIMIT = _timer.incoming, _timer.incoming.append, _
 class CancelScope:
     """A block that can be cancelled: by its deadline, by `cancel()` from any thread, or by a token.
 
-    `deadline` is an absolute instant in monotonic seconds; assign to it to move it. The block's own cancellation is
-    swallowed at its edge; `cancelled_caught` tells. Single use.
+    `deadline` is an instant in monotonic seconds; assign to it to move it. At the end of the block the scope swallows
+    its own cancellation and no other; then `cancelled_caught` is True. A scope can be used once.
     """
 
     # Slots, and set in one straight line: attributes in a dictionary would cost more than all the rest of a scope.
@@ -176,11 +176,11 @@ class CancelScope:
 
     @property
     def reason(self) -> str | None:
-        """Why it was cancelled; the first reason wins."""
+        """Why it was cancelled, or None. Later reasons do not replace the first one."""
         return self._reason if self._cancelled else None
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """Cancel from any thread. True if this call did it; a scope that was left or is cancelled is not touched."""
+        """Cancel the scope, from any thread. Returns False if it was cancelled already, or has been left."""
         # Who cancels his own block knows it, and goes on to his next cooperative point.
         return self._cancel(reason, interrupt=self._state is not _ACTIVE or get_ident() != self._thread)
 
@@ -744,7 +744,10 @@ def context_for_children() -> Context:
 
 
 def check_cancelled() -> None:
-    """Raise `Cancelled` if a scope around is cancelled and this is no clean-up: a cooperative point of your own."""
+    """Raise `Cancelled` if an enclosing scope is cancelled. Call it in loops that reach no other cooperative point.
+
+    It does not raise in clean-up that still has its grace, nor under a `shield`.
+    """
     while (scope := cancelled_scope()) is not None:
         scope._deliver()
 
@@ -761,7 +764,10 @@ def take_over(context: Context) -> None:
 
 
 def current_deadline() -> float:
-    """The earliest deadline around, in monotonic seconds; `inf` if there is none, `-inf` if already cancelled."""
+    """The earliest deadline of the enclosing scopes, in monotonic seconds.
+
+    `inf` if there is none, `-inf` if one of the scopes is cancelled.
+    """
     scope = _current.get()
     if scope is None and not workers:
         return math.inf
@@ -800,13 +806,16 @@ def _earliest(scope: CancelScope | None) -> float:
 
 
 def time_remaining() -> float:
-    """Seconds until the earliest deadline around: `inf` without one, 0 once cancelled or past it."""
+    """Seconds until the earliest deadline of the enclosing scopes.
+
+    `inf` if there is none, 0 if it has passed or a scope is cancelled.
+    """
     earliest = current_deadline()
     return earliest if earliest == math.inf else max(0.0, earliest - _clock.monotonic())
 
 
 def sleep(seconds: float) -> None:
-    """Sleep for `seconds`; a cooperative point that a cancelled scope ends at once."""
+    """Sleep for `seconds`. Raises `Cancelled` as soon as an enclosing scope is cancelled, also without `install()`."""
     until = _clock.monotonic() + check_seconds("seconds", seconds)
     raise_if_cancelled()
     woken = threading.Lock()
@@ -821,31 +830,43 @@ def sleep(seconds: float) -> None:
 
 
 def deadline(seconds: float | None, *, name: str | None = None) -> _FailScope:
-    """Give the block `seconds` (None: no limit); past that `DeadlineExceeded` is raised at the block's edge.
+    """A block that may take `seconds` (None: no limit). After that, `DeadlineExceeded` is raised at its end.
 
-    Also a decorator, for `def` and `async def`; in a coroutine both `with` and `async with` cancel the task's awaits.
-    `DeadlineExceeded` is a `TimeoutError`. Raises ValueError for a negative number or NaN.
+        with deadline(30, name="fetch"):
+            fetch()
+
+    It is also a decorator, for `def` and `async def`. In a coroutine, `with` and `async with` both cancel the task's
+    `await`. `DeadlineExceeded` is a `TimeoutError`. Raises ValueError for a negative number or NaN.
+
+    Not guaranteed: without `install()`, a sleep or another wait does not end with the block. If the block ends by
+    itself after its deadline without having noticed it, nothing is raised.
     """
     return _prepare(_new(_FailScope), name, seconds)
 
 
 def move_on_after(seconds: float | None, *, name: str | None = None) -> CancelScope:
-    """Give the block `seconds` (None: no limit), then go on after it; `scope.cancelled_caught` tells."""
+    """A block that may take `seconds` (None: no limit). After that, the program goes on behind the block.
+
+    Nothing is raised; `scope.cancelled_caught` says whether the block was cut short.
+    """
     return _prepare(_new(CancelScope), name, seconds)
 
 
 def fail_at(when: float, *, name: str | None = None) -> _FailScope:
-    """Like `deadline`, with an absolute instant in monotonic seconds."""
+    """Like `deadline`, but `when` is an instant in monotonic seconds."""
     return _FailScope(deadline=when, name=name)
 
 
 def move_on_at(when: float, *, name: str | None = None) -> CancelScope:
-    """Like `move_on_after`, with an absolute instant in monotonic seconds."""
+    """Like `move_on_after`, but `when` is an instant in monotonic seconds."""
     return CancelScope(deadline=when, name=name)
 
 
 def shield(grace: float, *, name: str | None = None) -> CancelScope:
-    """For `grace` seconds, keep the scopes outside from cancelling the block: for clean-up that must finish."""
+    """A block that the scopes outside do not cancel for `grace` seconds. Use it for clean-up that must finish.
+
+    After that, it is cancelled like any other block. Scopes inside it apply as usual.
+    """
     scope = _Shield(name=name)
     scope._grace = check_seconds("grace", grace)
     scope._shield_until = -math.inf

@@ -54,9 +54,10 @@ class TokenRegistration:
 
 
 class CancelToken:
-    """The read-only view of a `CancelSource`: ask it, wait for it, or be called when it is cancelled.
+    """Says whether its `CancelSource` was cancelled. Code that has the token can look, wait, or register a callback.
 
-    Get one from `CancelSource().token` or `CancelToken.linked(...)`. `CancelScope(token=...)` is cancelled with it.
+    Get one from `CancelSource().token` or `CancelToken.linked(...)`. `CancelScope(token=...)` is cancelled with its
+    token.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class CancelToken:
 
     @classmethod
     def linked(cls, *tokens: CancelToken) -> CancelToken:
-        """A token that is cancelled as soon as one of `tokens` is, with that one's reason."""
+        """A token that is cancelled as soon as one of `tokens` is, for the same reason."""
         linked = cls()
         # Weakly: a token for the whole process outlives the many that are linked to it.
         view = weakref.ref(linked)
@@ -83,13 +84,14 @@ class CancelToken:
 
     @property
     def reason(self) -> str | None:
-        """Why, once it is cancelled; the first reason wins."""
+        """Why it was cancelled, or None. Later reasons do not replace the first one."""
         return self._reason
 
     def register(self, callback: Callable[[], object]) -> TokenRegistration:
-        """Have `callback` run once when it is cancelled, in the thread that cancels; at once if it is already.
+        """Have `callback` called once, in the thread that cancels the token; at once if it is cancelled already.
 
-        What it raises is logged. Keep the handle and `unregister()` it when the callback is no longer wanted.
+        An exception of the callback is logged. Keep the returned handle, and call its `unregister()` when the callback
+        is no longer needed.
         """
         check_callable("callback", callback)
         registration = TokenRegistration(self, callback)
@@ -101,9 +103,9 @@ class CancelToken:
         return registration
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is cancelled, at most `timeout` seconds (None: no limit). True if it is cancelled.
+        """Wait until the token is cancelled, at most `timeout` seconds (None: no limit). True if it is cancelled.
 
-        A cooperative point: raises `Cancelled` when a scope around is cancelled first.
+        A cooperative point: raises `Cancelled` if an enclosing scope is cancelled first.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
@@ -150,16 +152,19 @@ def _pass_on(view: weakref.ref[CancelToken], token: CancelToken) -> None:
 
 
 class CancelSource:
-    """What cancels a token. Keep the source, hand out `source.token`."""
+    """Cancels a token. Keep the source, and hand out `source.token`."""
 
     def __init__(self) -> None:
         self._token = CancelToken()
 
     @property
     def token(self) -> CancelToken:
-        """The view to hand out."""
+        """The token to hand out."""
         return self._token
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """Cancel the token, from any thread; True if this call did it. Callbacks run before it returns."""
+        """Cancel the token, from any thread. Its callbacks run before this returns.
+
+        Returns False if it was cancelled already.
+        """
         return self._token._cancel(reason)

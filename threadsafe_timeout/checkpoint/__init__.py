@@ -1,11 +1,12 @@
-"""Checkpoints: every finished task on disk before anyone is told that it finished.
+"""Checkpoints: every finished task is on disk before it is reported as done.
 
     with CheckpointWriter("run.jsonl") as checkpoint:
         checkpoint.save("task-1", {"score": 1.0})
 
     load_checkpoint("run.jsonl")["task-1"].result
 
-One JSON line per event, a checksum on each, one fsync for all threads that wait. See docs/checkpoints.md.
+The file has one JSON line per event, each with a checksum. Threads that save at the same time share one fsync. See
+docs/checkpoints.md.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ NO_JOURNAL = "this is not a threadsafe-timeout checkpoint: there is no record in
 
 
 class CheckpointError(ThreadsafeTimeoutError):
-    """Root of everything the checkpoint package raises on purpose."""
+    """The base class of the errors of this package."""
 
     _built_from: tuple[Any, ...] = ()
 
@@ -82,7 +82,7 @@ class CheckpointVersionError(CheckpointError, ValueError):
 
 
 class CheckpointLockTimeout(CheckpointError, TimeoutError):
-    """The journal's lock could not be had in `timeout` seconds. `holder` describes who has it, where that is known."""
+    """The journal's lock was not free within `timeout` seconds. `holder` describes its holder, if known."""
 
     def __init__(self, path: str, timeout: float, holder: str | None) -> None:
         super().__init__(
@@ -100,7 +100,7 @@ class CheckpointLockTimeout(CheckpointError, TimeoutError):
 
 
 class CheckpointUnavailable(CheckpointError, OSError):
-    """The journal could not be opened or read. `operation` says what was tried; `errno` is the system's answer."""
+    """The journal could not be opened or read. `operation` says what was tried; `errno` is the error number."""
 
     def __init__(self, path: str, operation: str, errno: int | None, advice: str = "") -> None:
         problem = os.strerror(errno) if errno else "unknown error"
@@ -120,9 +120,9 @@ class CheckpointNotFound(CheckpointUnavailable, FileNotFoundError):
 
 
 class CheckpointSaveError(CheckpointError, OSError):
-    """Neither the journal nor a spill file took the record. The result is in `result`, and the writer tries again.
+    """Neither the journal nor a spill file could be written. `result` is the result.
 
-    The record also stays queued: the next save, or `close()`, writes it if the disk has recovered by then.
+    The record stays queued: the next save, or `close()`, writes it if the disk has recovered by then.
     """
 
     def __init__(self, path: str, key: object, status: str, result: object, problem: str) -> None:
@@ -143,7 +143,7 @@ class CheckpointSaveError(CheckpointError, OSError):
 
 
 class CheckpointClosed(CheckpointError, ValueError):
-    """`save` or `started` on a writer after `close()`."""
+    """`save` or `started` was called after `close()`."""
 
     def __init__(self, path: str, key: object) -> None:
         super().__init__(f"{escaped(path)}: the writer is closed, {key!r} was not recorded; save before close()")

@@ -37,11 +37,11 @@ def field_hashes(config: object) -> dict[str, str]:
 
 
 def task_fingerprint(task: object, *, fields: Iterable[str] | None = None, ignore: Iterable[str] = ()) -> str:
-    """A key for a task made from what it holds: equal tasks have equal fingerprints, in every process and every run.
+    """A key made from the content of a task: equal tasks have equal fingerprints, in every process and every run.
 
     `task` is a dataclass, a pydantic model, a dict, an object with `__dict__`, or anything that can be saved as a
-    result. `fields` names what to look at (default: all of it), `ignore` what to leave out, such as a timeout that
-    may change between runs. Two equal tasks share a fingerprint: `Ordinals` or `task_keys` tell them apart.
+    result. `fields` names the fields to use (default: all), `ignore` those to leave out, such as a timeout that may
+    change between runs. Two equal tasks have the same fingerprint; `Ordinals` and `task_keys` tell them apart.
     """
     for parameter, names in (("fields", fields), ("ignore", ignore)):
         if isinstance(names, str):
@@ -70,7 +70,7 @@ def _attributes(value: Any) -> Any:
 
 
 class Ordinals:
-    """Numbers the repeats of equal names: `a`, `a#2`, `a#3`. Safe to share between threads.
+    """Numbers equal names: `a`, `a#2`, `a#3`. Threads may share it.
 
     The n-th of several equal tasks always gets the same key, whatever the order of the others: a shuffled list gives
     the same set of keys, so a resumed run finds its results.

@@ -47,19 +47,20 @@ def checkpointed(
     default: Callable[[Any], Any] | None = None,
     types: Iterable[type] = (),
 ) -> Callable[[Callable[P, R]], CheckpointedFunction[P, R]]:
-    """Save what the function returns; a call with a key that is `done` returns the saved result without running it.
+    """Save the results of a function. A call whose key is `done` returns the saved result without running the function.
 
         @checkpointed("answers.jsonl", key=lambda question: question.id)
         def answer(question): ...
 
-    `key` is called with the function's arguments; without it, the key is a fingerprint of all of them (defaults
-    filled in). A call that raises is saved as `failed` (a `TimeoutError` as `timeout`) with the exception's text, and
-    runs again the next time, unless `retry` leaves that status out: then the saved exception is raised as a
-    `RecordedError`. A call that is cancelled by a scope around it, or whose task is given up by a pool, is saved as
-    `timeout`, before the task's future is done. Equal calls are one result; calls that run at the same time each run.
+    `key` is called with the function's arguments. Without it, the key is a fingerprint of all arguments, defaults
+    included. Equal calls have one result; calls that run at the same time each run.
 
-    The journal is opened at the first call. `.close()` ends it, `.writer` is the open `CheckpointWriter`. The other
-    arguments are those of `open_run`; `types` are the classes that results may hold. Not for `async def`.
+    A call that raises is saved as `failed` (a TimeoutError as `timeout`) with the exception's text, and runs again the
+    next time, unless `retry` leaves out that status: then the saved exception is raised as a `RecordedError`. If a
+    scope cancels a call, or a pool gives its task up, the call is saved as `timeout`, before the task's future is done.
+
+    The first call opens the journal; `.close()` closes it, and `.writer` is the open `CheckpointWriter`. `types` are
+    the classes that results may contain. The other arguments are those of `open_run`. Not for `async def`.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise TypeError(
@@ -163,7 +164,7 @@ def _timed_out(key: Key, scope: _scope.CancelScope) -> DeadlineExceeded:
 
 
 class CheckpointedFunction(Generic[P, R]):
-    """What `@checkpointed` makes of a function. Safe to call from many threads."""
+    """A function decorated with `@checkpointed`. Any number of threads may call it."""
 
     def __init__(
         self,
@@ -183,14 +184,14 @@ class CheckpointedFunction(Generic[P, R]):
 
     @property
     def writer(self) -> CheckpointWriter:
-        """The open journal; opens it if need be."""
+        """The writer of the journal. The first access opens the journal."""
         with self._lock:
             if self._writer is None:
                 self._writer, self._finished = self._open_journal()
             return self._writer
 
     def close(self, *, ended: bool = True) -> None:
-        """Close the journal, by default as a run that ended. The next call opens it again."""
+        """Close the journal, by default as a run that ended. The next call of the function opens it again."""
         with self._lock:
             writer, self._writer, self._finished = self._writer, None, {}
         if writer is not None:

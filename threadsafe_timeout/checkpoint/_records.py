@@ -30,11 +30,12 @@ _Types = dict[str, type]
 
 
 class Record:
-    """The outcome of one attempt at one task, as the journal has it.
+    """The outcome of one attempt at one task, from the journal.
 
-    `status` is `started` for a task that began and has no outcome (it was in flight when its run was killed).
-    `elapsed` is in seconds from `started()` to `save()`, None if that is not known; `time` is seconds since the epoch;
-    `types` are the classes `.result` is rebuilt with, by name.
+    - `status`: `started` if the task has no outcome, because it was running when its run was killed
+    - `elapsed`: seconds from `started()` to `save()`, or None if that is not known
+    - `time`: seconds since the epoch
+    - `types`: the classes that `.result` may contain, by name
     """
 
     __slots__ = (
@@ -57,7 +58,7 @@ class Record:
 
     @classmethod
     def of_line(cls, raw: bytes, types: _Types) -> Record:
-        """The record of a line that is in memory."""
+        """The record of a journal line that is in memory."""
         raw = raw.removesuffix(b"\n")
         return cls(_format.envelope(raw), Line(0, 0, raw), types, None)
 
@@ -68,12 +69,12 @@ class Record:
         return None if raw is None else loads(raw, self.types)
 
     def plain(self) -> Any:
-        """The result as plain JSON data, tags and all, nothing rebuilt."""
+        """The result as plain JSON data, with its tags."""
         raw = _format.result_bytes(self.raw_line())
         return None if raw is None else json.loads(raw)
 
     def raw_line(self) -> bytes:
-        """The journal line itself, checked again as it is read."""
+        """The journal line itself. Its checksum is verified again."""
         if self._source is None:
             assert self._raw is not None
             return self._raw
@@ -101,9 +102,12 @@ class _Source:
 class Checkpoint(Mapping[Key, Record]):
     """A loaded journal: key → its last `Record`, in file order.
 
-    A `started` line never hides an earlier outcome of its key (it only raises `attempt`). `torn` is the forgiven
-    incomplete last line, or None; `ended` says whether the run closed its journal; `config` is the hash it ran with;
-    `spills` are the spill files whose records were loaded too.
+    A `started` line does not replace an earlier outcome of its key; it only raises `attempt`.
+
+    - `torn`: an incomplete last line that was ignored, or None
+    - `ended`: whether the run closed its journal
+    - `config`: the hash of the run's configuration
+    - `spills`: the spill files whose records were loaded too
     """
 
     def __init__(self, path: str, header: dict[str, Any]) -> None:
@@ -192,11 +196,15 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a journal: a mapping from key to its last `Record`, in file order.
 
-    `types` are the dataclasses, pydantic models and enums that results may hold; without them such values come back as
-    dicts of their fields (enums: their values). An incomplete last line is forgiven and reported (`.torn`, and a log
-    line). Raises `CheckpointCorrupt` for any other damage, `CheckpointUnavailable` if the file cannot be read, and
-    `CheckpointVersionError` for what is not a journal. Records a full disk sent to spill files are included.
-    `progress` is told how many bytes were read since it was last told.
+    `types` are the dataclasses, pydantic models and enums that results may contain. Without them such values come back
+    as dicts of their fields (enums: their values). `progress` is called with the number of bytes read since its last
+    call.
+
+    An incomplete last line is ignored and reported (`.torn`, and a log line). Records that a full disk sent to spill
+    files are included.
+
+    Raises `CheckpointCorrupt` for any other damage, `CheckpointUnavailable` if the file cannot be read, and
+    `CheckpointVersionError` if it is not a journal.
     """
     name, known, torn = os.path.realpath(os.fsdecode(path)), types_by_name(types), list[Damage]()
     spills = _spill.find(name)

@@ -39,18 +39,20 @@ def open_run(
     default: Callable[[Any], Any] | None = None,
     types: Iterable[type] = (),
 ) -> tuple[CheckpointWriter, dict[Key, Record]]:
-    """Open the journal of a run, and say what need not run again: the writer, and key → finished `Record`.
+    """Open the journal of a run. Returns its writer, and a dict from key to finished `Record`.
 
-    `resume="unfinished"` goes on with a run of the same `config` that did not end; one that ended, or that had another
-    configuration, is kept aside (renamed to `<name>.<time>.jsonl`, never overwritten) and a fresh one begins.
-    `"never"` always begins afresh, the old file kept aside. `"always"` goes on even with a run that ended; another
-    configuration is then a `CheckpointConfigMismatch`.
+    What happens to a journal that exists already depends on `resume`:
 
-    `retry` names the statuses that run again; what is `done` never does. The default, None, means all but `done`.
-    `retry=()` runs nothing again but what was in flight; `retry={"failed"}` keeps timeouts and loops.
+    - `"unfinished"`: a run of the same `config` that did not end is resumed. Any other journal is renamed to
+      `<name>.<time>.jsonl`, never overwritten, and a new run starts.
+    - `"always"`: the run is resumed even if it ended. Another configuration raises `CheckpointConfigMismatch`.
+    - `"never"`: the journal is renamed, and a new run starts.
 
-    A damaged journal raises `CheckpointCorrupt`: nothing is thrown away without being asked. Where several processes
-    share a run, one of them decides and the others open the path with `resume="always"`.
+    `retry` names the statuses that run again; tasks that are `done` never do. None means all others; `()` means none,
+    so only tasks without an outcome run; `{"failed"}` runs failed tasks again, but no timeouts and loops.
+
+    A damaged journal raises `CheckpointCorrupt`; nothing is discarded. If several processes share a run, let one of
+    them call this, and the others open the path with `resume="always"`.
     """
     if resume not in ("unfinished", "always", "never"):
         meant = nearest(resume, ("unfinished", "always", "never"))
@@ -116,7 +118,10 @@ def check_retry(retry: Collection[str] | None) -> None:
 
 
 def finished_records(loaded: Checkpoint, retry: Collection[str] | None = None) -> dict[Key, Record]:
-    """The records that need not run again: those `done`, and those whose status is not in `retry` (None: all are)."""
+    """The records of tasks that need not run again: `done`, or with a status that is not in `retry`.
+
+    None for `retry` means all statuses but `done`.
+    """
     check_retry(retry)
     return {
         key: record for key, record in loaded.items()

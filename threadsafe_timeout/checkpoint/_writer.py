@@ -80,23 +80,23 @@ class _Entry:
 
 
 class CheckpointWriter:
-    """Appends one line per event to the journal at `path`; made to be shared by many threads and processes.
+    """Appends one line per event to the journal at `path`. Many threads may share a writer, many processes a journal.
 
         with CheckpointWriter("run.jsonl", config={"model": "m"}) as checkpoint:
             checkpoint.started("task-1")
             checkpoint.save("task-1", {"score": 1.0})
 
-    `key` turns what is passed as a key into a str or int (`key=task_fingerprint` for tasks without an id). `config` is
-    hashed into a new journal and compared with an old one's: another configuration is a `CheckpointConfigMismatch`.
-    `lock_timeout` is how many seconds a commit waits for another process before it uses a spill file. `default` turns
-    a value that has no JSON form into one that has (`default=repr` keeps its text).
+    - `key`: a function that makes a str or int of what is passed as a key (`task_fingerprint` for tasks without an id)
+    - `config`: the configuration. Its hash is written into a new journal; an existing journal with another one raises
+      `CheckpointConfigMismatch`
+    - `lock_timeout`: seconds to wait for another process before a spill file is used
+    - `mode`: `"durable"` syncs before `save` returns, so a record survives a power cut. `"fast"` does not sync: a
+      record survives the death of the process, by SIGKILL too, but a power cut or a crash of the machine may lose the
+      last seconds' records
+    - `default`: a function that converts a value without a JSON form into one that has (`repr` keeps its text)
 
-    `mode="durable"` (the default) syncs before `save` returns: the record survives a power cut. `mode="fast"` does
-    not sync: the record survives the death of the process, by SIGKILL too, but a power cut or a crash of the whole
-    machine may take the last seconds' records with it.
-
-    Opening reads the journal once, for damage and for how often each key has been tried. Leaving the `with` block
-    normally marks the run as ended; leaving it by an exception does not.
+    Opening a journal reads it once, for damage and for how often each key was tried. Leaving the `with` block marks the
+    run as ended, unless the block raises.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class CheckpointWriter:
 
     @property
     def run(self) -> str:
-        """The id of the run that the journal belongs to, made when it was begun."""
+        """The id of the run that the journal belongs to. It is made when the journal is created."""
         return str(self._journal.header["run"])
 
     @staticmethod
     def check(mode: str, lock_timeout: float, key: object, default: object) -> float:
-        """Refuse arguments that make no sense, naming them; the lock timeout as a number."""
+        """Raise for an argument that makes no sense, and name it; else return the lock timeout as a number."""
         if mode not in ("durable", "fast"):
             raise ValueError(f"mode must be 'durable' or 'fast', not {mode!r}{nearest(mode, ('durable', 'fast'))}")
         for name, function in (("key", key), ("default", default)):
@@ -139,7 +139,7 @@ class CheckpointWriter:
         lock_timeout: float,
         default: Callable[[Any], Any] | None,
     ) -> Self:
-        """A writer on a journal that is open already."""
+        """A writer for a journal that is already open."""
         writer = cls.__new__(cls)
         writer._begin(journal, key, lock_timeout, default)
         return writer
@@ -179,10 +179,10 @@ class CheckpointWriter:
     # --- what callers do ----------------------------------------------------------------------------------------
 
     def started(self, key: Any) -> int:
-        """Record that work on `key` begins, and return which attempt this is (from 1).
+        """Record that work on `key` begins, and return the number of this attempt, from 1.
 
-        Written before it returns, but not synced: after a power cut the task merely counts as not begun. A line that
-        cannot be written is logged, not raised: it is no result.
+        The line is written before this returns, but not synced: after a power cut the task counts as not begun. If the
+        line cannot be written, that is logged and not raised, because no result is lost.
         """
         name = self._key_of(key)
         with self._mutex:
@@ -195,17 +195,18 @@ class CheckpointWriter:
         return attempt
 
     def save(self, key: Any, result: object, status: str = "done") -> None:
-        """Save the outcome of `key`; on disk when this returns.
+        """Save the outcome of `key`. It is on disk when this returns.
 
-        `status` is `done`, `failed`, `timeout`, `loop` or a word of your own; `result` is plain data or anything the
-        documented conversions cover (an exception too). Raises `UnserializableResult`, naming the place inside
-        `result`, before anything is written, and `CheckpointSaveError`, which holds the result, if neither the
-        journal nor a spill file could be written.
+        `status` is `done`, `failed`, `timeout`, `loop` or a word of your own. `result` is plain data, or a value of a
+        type that docs/checkpoints.md lists, or an exception.
+
+        Raises `UnserializableResult` before anything is written, and names the place inside `result`. Raises
+        `CheckpointSaveError`, which holds the result, if neither the journal nor a spill file could be written.
         """
         self.save_line(key, result, status)
 
     def save_line(self, key: Any, result: object, status: str = "done") -> bytes:
-        """`save`, and return the journal line that was written."""
+        """Like `save`; returns the journal line that was written."""
         name = self._key_of(key)
         if isinstance(status, str):
             status = str.__str__(status)
@@ -225,7 +226,7 @@ class CheckpointWriter:
         return entry.line
 
     def close(self, *, ended: bool = False) -> None:
-        """Write what is still queued and close the file. `ended=True` marks the run as finished: nothing to resume."""
+        """Write what is still queued and close the file. `ended=True` marks the run as ended: it is not resumed."""
         line = b""
         if ended:
             line = _format.seal({"event": CLOSED, "time": round(_clock.wall_time(), 6), "pid": os.getpid()})

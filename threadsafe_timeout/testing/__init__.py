@@ -1,6 +1,6 @@
-"""Testing code that has deadlines: a clock moved by hand, and race windows opened wide.
+"""For tests of code that has deadlines: a clock that is moved by hand, and wider race windows.
 
-`pytest` finds the fixtures `mock_clock` and `autojump_clock` by itself once this package is installed.
+Once this package is installed, pytest has the fixtures `mock_clock` and `autojump_clock`.
 """
 
 from threadsafe_timeout.testing.clock import MockClock

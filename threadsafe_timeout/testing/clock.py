@@ -18,15 +18,18 @@ _SLICE = 0.001  # real seconds between two looks at the virtual time, in a wait
 
 
 class MockClock:
-    """Virtual time for every deadline and every wait of this library, in the whole process, while it is entered.
+    """Virtual time for every deadline and every wait of this library in the process, while its block runs.
 
         with MockClock() as clock, move_on_after(3600) as scope:
             clock.jump(3600)
 
-    Time stands still but for `jump(seconds)`. With `rate`, it also runs at `rate` virtual seconds per real one. With
-    `autojump` (real seconds), it jumps to the earliest moment anyone waits for as soon as nobody has started or ended
-    a wait for that long: tests of hours take milliseconds. Code that computes is not seen to be busy, so keep
-    `autojump` longer than the computing between two waits. Waits are looked at every millisecond of real time.
+    - Time stands still, and moves when you call `jump(seconds)`.
+    - With `rate`, it also runs at `rate` virtual seconds per real second.
+    - With `autojump` (real seconds), it jumps to the earliest moment that anything waits for, as soon as no wait has
+      started or ended for that long. So tests of hours take milliseconds. The clock does not see code that computes, so
+      keep `autojump` longer than the computing between two waits.
+
+    Waits check the time every millisecond of real time.
     """
 
     def __init__(self, *, rate: float = 0.0, autojump: float | None = None) -> None:
@@ -67,7 +70,7 @@ class MockClock:
         self._base_real = real
 
     def monotonic(self) -> float:
-        """The virtual time, in seconds. It starts at the machine's."""
+        """The virtual time, in monotonic seconds. It starts at the machine's."""
         with self._lock:
             return self._base + self._rate * (self._real.monotonic() - self._base_real)
 
@@ -76,7 +79,7 @@ class MockClock:
         return self.monotonic() + self._wall
 
     def jump(self, seconds: float) -> None:
-        """Move the time on by `seconds`. Returns when the deadlines that this lets pass have been acted upon."""
+        """Move the time forward by `seconds`. Returns when the deadlines that pass with it have fired."""
         if isinstance(seconds, (int, float)) and not seconds >= 0:
             raise ValueError(f"time goes forward only: seconds must be >= 0, got {seconds!r}")
         seconds = check_seconds("seconds", seconds)

@@ -21,13 +21,14 @@ __all__ = ["widened_races"]
 def widened_races(
     *, seed: int = 0, switch_interval: float = 1e-6, pause: float = 0.0002, noise_threads: int = 1
 ) -> Iterator[None]:
-    """Make rare interleavings frequent while the block runs.
+    """Make rare interleavings of threads frequent while the block runs.
 
-    Threads change every `switch_interval` seconds; `noise_threads` threads wake at random moments and take the
-    interpreter for an instant; and between the steps of a cancellation (a deadline taken note of and found due, the
-    scope cancelled, its thread looked at, the interrupt's hook armed) this library pauses at random for up to `pause`
-    seconds.
-    Process-wide: not for two tests at once.
+    - Threads switch every `switch_interval` seconds.
+    - `noise_threads` threads wake at random moments and take the interpreter for an instant.
+    - Between the steps of a cancellation (a deadline is noted, found due, its scope cancelled, its thread looked at,
+      the interrupt set) this library pauses at random for up to `pause` seconds.
+
+    It affects the whole process. Only one test at a time may use it.
     """
     chance = random.Random(seed)
     before = sys.getswitchinterval()

@@ -1,4 +1,4 @@
-"""A fake LLM server for tests: OpenAI-shaped, on loopback, in its own process, and as badly behaved as you ask.
+"""A fake LLM server for tests. It speaks the OpenAI API on loopback, in its own process, and misbehaves as you ask.
 
     from threadsafe_timeout.testing.fake_llm import FakeLLM
 
@@ -6,8 +6,7 @@
         run_my_batch(base_url=llm.base_url)
     late = [request for request in llm.requests() if request.late]
 
-What it did is in its log, request by request, so a test can ask what reached the server rather than believe the
-client. Needs the extra `fake-llm`.
+Its log has every request, so a test can check what reached the server. Needs the extra `fake-llm`.
 """
 
 from threadsafe_timeout.testing.fake_llm._client import FakeLLM

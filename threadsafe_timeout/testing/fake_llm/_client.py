@@ -26,12 +26,14 @@ _STOP_SECONDS = 5.0
 
 
 class FakeLLM:
-    """A fake LLM server in its own process, running from the moment this is made until `close`.
+    """A fake LLM server in a process of its own. It runs from the creation of this object until `close`.
 
-    It listens on a free loopback port and ends with this process, however that ends. `mix` gives behaviours and
-    their weights; which task gets which depends on `seed` alone. `minute` is how many seconds one minute of the
-    server's own periods takes. `deadline`, in seconds from a task's first request, only marks the log. `log` is the
-    file to append events to (default: a temporary one, deleted by `close`).
+    It listens on a free port on loopback, and ends with this process, however that ends.
+
+    - `mix`: behaviours and their weights. Which task gets which one depends only on `seed`
+    - `minute`: how many seconds one minute of the server's own periods takes
+    - `deadline`: seconds from a task's first request; it only marks the log
+    - `log`: the file to which events are appended (default: a temporary one, which `close` deletes)
 
     Raises MissingExtraError without the extra `fake-llm`, ValueError for settings that make no sense, RuntimeError
     if the server does not start.
@@ -104,9 +106,10 @@ class FakeLLM:
         raise RuntimeError(f"the fake LLM server did not start: {message or 'it said nothing'}")
 
     def begin_run(self, name: str) -> float:
-        """Start a run called `name`: every task's deadline clock starts anew. Returns when, on the server's clock.
+        """Start a run called `name`. Returns its time on the server's clock.
 
-        A task keeps its behaviour. Requests that are open stay in the run they began in.
+        The deadlines of all tasks are counted from the start again. A task keeps its behaviour. Open requests stay in
+        the run in which they began.
         """
         connection = http.client.HTTPConnection(self.options.host, self.port, timeout=_START_SECONDS)
         try:
@@ -117,7 +120,7 @@ class FakeLLM:
             connection.close()
 
     def log(self) -> ServerLog:
-        """Requests, connections and runs, as far as they are in the log now."""
+        """The requests, connections and runs that are in the log now."""
         return read_log(self.log_path)
 
     def requests(self, run: str | None = None) -> list[RequestRecord]:
