@@ -15,6 +15,8 @@ import pytest
 
 from threadsafe_timeout import CancelScope, DeadlineExceeded, Timer, deadline, sleep
 from threadsafe_timeout._pool import callback_timer as _callback_timer
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout.testing import MockClock
@@ -136,7 +138,7 @@ def test_no_function_holds_up_a_deadline(kind: str, monkeypatch):
             assert inside.acquire(timeout=LONG)
         noticed = threading.Event()
         with CancelScope() as scope:
-            _scope.on_cancel(noticed.set)  # called by the timer thread
+            _registration.on_cancel(noticed.set)  # called by the timer thread
             scope.deadline = _scope._clock.monotonic() + 0.01
             assert noticed.wait(LONG)
         late = threading.Event()
@@ -165,7 +167,7 @@ def test_around_a_task_as_the_incidents_first_fix():
 def test_it_runs_outside_the_scopes_of_who_started_it():
     seen = []
     with deadline(LONG):
-        timer = Timer(0, lambda: seen.append(_scope.current_scope()))
+        timer = Timer(0, lambda: seen.append(_around.current_scope()))
         timer.start()
         timer.join(LONG)
     assert seen == [None]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor, deadline, move_on_after, patched, sleep
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import RecordedError, checkpointed, iter_records, load_checkpoint
 
@@ -33,7 +33,7 @@ def statuses(path: Path) -> dict[Any, str]:
 
 def expire() -> None:
     """Let the scope around end soon. (One with little time from the start may end before the call has begun.)"""
-    scope = _scope.current_scope()
+    scope = _around.current_scope()
     assert scope is not None
     scope.deadline = _clock.monotonic() + 0.02
 

@@ -31,7 +31,7 @@ from threadsafe_timeout import (
     sleep,
     time_remaining,
 )
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout.testing import MockClock
 
 GRACE = 2.0  # the default
@@ -53,7 +53,7 @@ def cancelled() -> Iterator[CancelScope]:
 
 def allowed() -> bool:
     """Whether a call would work here."""
-    return _scope.cancelled_scope() is None
+    return _around.cancelled_scope() is None
 
 
 # Each runs in a scope that is cancelled; the refusal is met inside, and the result says what its clean-up may do.
@@ -287,7 +287,7 @@ def test_clean_up_may_call(shape, clock):
 def test_clean_up_is_refused_when_its_grace_is_over(shape, clock, monkeypatch):
     """The same, where all that happens inside takes longer than the grace."""
     seen.clear()
-    original = _scope.cancelled_scope
+    original = _around.cancelled_scope
     monkeypatch.setitem(globals(), "allowed", lambda: clock.jump(GRACE + 1) or original() is None)
     with cancelled(), contextlib.suppress(RuntimeError, OSError, BaseExceptionGroup):
         shape()
@@ -548,7 +548,7 @@ def test_money_is_not_spent_in_clean_up(clock):
         finally:
             assert allowed()
             with pytest.raises(Cancelled):
-                _scope.raise_if_cancelled(always=True)
+                _around.raise_if_cancelled(always=True)
 
 
 def test_what_a_clean_up_starts_has_what_is_left():
@@ -558,7 +558,7 @@ def test_what_a_clean_up_starts_has_what_is_left():
         def child():
             done.append(0 < time_remaining() <= LONG)
             with pytest.raises(Cancelled):
-                _scope.raise_if_cancelled(always=True)
+                _around.raise_if_cancelled(always=True)
             return other.submit(lambda: done.append(0 < time_remaining() <= LONG)).result()
 
         def task():

@@ -15,6 +15,7 @@ from peers import HEAD, Peer, byte_by_byte, half_a_body, keep_alive_comments, si
 import threadsafe_timeout
 from threadsafe_timeout import DeadlineExceeded, _settings, deadline
 from threadsafe_timeout._patching import install as _install
+from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout.testing.fake_llm import FakeLLM
 
@@ -233,7 +234,7 @@ def test_cancelling_from_another_thread_ends_the_call(servers, mood):
 
 def test_a_call_is_not_begun_in_a_cancelled_scope(servers):
     before = len(servers["good"].requests())
-    with _scope.move_on_after(0):
+    with _deadlines.move_on_after(0):
         ask(OpenAI(servers["good"].base_url), "sync")
     assert len(servers["good"].requests()) == before
 

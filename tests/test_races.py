@@ -33,8 +33,10 @@ from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._introspection import frames as _frames
 from threadsafe_timeout._pool import crew as _crew
 from threadsafe_timeout._pool import task as _task
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._scopes import tokens as _tokens
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
@@ -72,7 +74,7 @@ def test_a_signal_that_comes_to_a_cooperative_point_while_a_scope_is_entered(mon
     try:
         with deadline(50):
             pass
-        assert _scope.current_scope() is None
+        assert _around.current_scope() is None
     finally:
         signal.signal(signal.SIGUSR1, previous)
 
@@ -89,7 +91,7 @@ def test_ctrl_c_while_a_scope_is_entered_leaves_nothing_behind(monkeypatch, oute
     monkeypatch.setattr(_scope, "_INCOMING_LIMIT", -1)  # each scope attends to the timer
     with pytest.raises(KeyboardInterrupt), deadline(5):
         raise AssertionError("the block was not to run")
-    assert _scope.current_scope() is (around if outer else None)
+    assert _around.current_scope() is (around if outer else None)
     if outer:
         around.__exit__(None, None, None)
 
@@ -116,13 +118,13 @@ def test_a_scope_that_is_left_while_another_thread_moves_its_deadline(monkeypatc
             inside.set()
         assert moving.wait(BOUND)
     thread.join()
-    assert _scope.current_scope() is None
+    assert _around.current_scope() is None
 
 
 def test_a_coroutine_leaves_its_scope_while_it_is_being_cancelled(monkeypatch):
     looked, left, told = threading.Event(), threading.Event(), []
 
-    class Extras(_scope._Extras):
+    class Extras(_scope.Extras):
         __slots__ = ("held",)
 
         @property
@@ -154,7 +156,7 @@ def test_a_coroutine_leaves_its_scope_while_it_is_being_cancelled(monkeypatch):
         except BaseException as exc:
             errors.append(exc)
 
-    monkeypatch.setattr(_scope, "_Extras", Extras)
+    monkeypatch.setattr(_scope, "Extras", Extras)
     canceller = threading.Thread(target=cancel)
     asyncio.run(main())
     canceller.join()
@@ -177,7 +179,7 @@ def test_a_busy_scope_that_is_cancelled_as_it_is_entered_is_interrupted():
         while _is_outside(canceller, _scope.__file__):
             os.sched_yield()
         worker = run_thread(busy)
-        while scope._state == _scope._NEW:
+        while scope._state == _around.NEW:
             os.sched_yield()
     canceller.join()
     worker.join()
@@ -220,7 +222,7 @@ def cancelled_and_left_by(leave):
         leave(scope)
 
     worker = run_thread(enter_and_leave)
-    while scope._state == _scope._NEW:
+    while scope._state == _around.NEW:
         os.sched_yield()
     scope.cancel()
     assert _pursuit._targets
@@ -556,7 +558,7 @@ def test_a_callback_that_waits_for_another_owed_task_holds_it_up_no_longer(gate)
 
 
 def test_the_block_is_not_left_before_a_task_that_was_given_up_is_settled(monkeypatch):
-    fence, saved = _scope.fence, []
+    fence, saved = _shield.fence, []
     held = threading.Lock()
     held.acquire()
 
@@ -565,7 +567,7 @@ def test_the_block_is_not_left_before_a_task_that_was_given_up_is_settled(monkey
         threading.Event().wait(0.2)
         fence(scope, context)
 
-    monkeypatch.setattr(_scope, "fence", slow_fence)
+    monkeypatch.setattr(_shield, "fence", slow_fence)
     with ThreadPoolExecutor(1, grace=GRACE) as pool:
         future = pool.with_options(timeout=0.05, settle=saved.append).submit(held.acquire)
     assert future.done()

@@ -24,7 +24,7 @@ from threadsafe_timeout import (
     sleep,
     time_remaining,
 )
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes.tokens import CancelSource, CancelToken
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.testing import MockClock
@@ -203,7 +203,7 @@ def test_misnesting_is_an_error():
         outer.__exit__(None, None, None)
     with pytest.raises(RuntimeError, match="reverse order"):
         inner.__exit__(None, None, None)
-    _scope._current.set(None)
+    _around.current.set(None)
 
 
 def test_a_shield_holds_the_outside_up_for_a_while(clock):
@@ -365,12 +365,12 @@ def test_a_generator_that_outlives_the_scope_around_it_does_not_bring_it_back():
     with pytest.raises(RuntimeError, match="a generator that yields"), CancelScope() as scope:
         next(generator)
         scope.cancel()
-    assert _scope.current_scope() is None
+    assert _around.current_scope() is None
     with CancelScope() as later:
         generator.close()
-        assert _scope.current_scope() is later
+        assert _around.current_scope() is later
         check_cancelled()
-    assert _scope.current_scope() is None
+    assert _around.current_scope() is None
 
 
 def test_what_is_around_the_caller_of_a_generator_stays_in_force_when_that_ends():
@@ -381,16 +381,16 @@ def test_what_is_around_the_caller_of_a_generator_stays_in_force_when_that_ends(
         with CancelScope() as around:
             generator.close()
             source.cancel("too late for it")
-            assert _scope.current_scope() is around
+            assert _around.current_scope() is around
             check_cancelled()
-        assert _scope.current_scope() is outermost
-    assert _scope.current_scope() is None
+        assert _around.current_scope() is outermost
+    assert _around.current_scope() is None
 
 
 def test_a_scope_that_is_never_left_ends_with_the_one_around():
     with pytest.raises(RuntimeError, match="reverse order"), CancelScope():
         CancelScope().__enter__()
-    assert _scope.current_scope() is None
+    assert _around.current_scope() is None
 
 
 def test_a_generator_that_ends_in_another_context_is_told_so():
@@ -407,14 +407,14 @@ def test_a_generator_that_ends_in_another_context_is_told_so():
     copy = context.copy()
     assert copy.run(next, generator, "ended") == "ended"
     assert not source.token._registrations
-    assert copy.run(_scope.current_scope) is None
+    assert copy.run(_around.current_scope) is None
 
 
 def test_who_asks_for_the_scope_while_it_is_left_does_not_keep_it_current():
     """A finaliser, or a callback of the collector, that comes to a cooperative point."""
 
     def ask(phase, info):
-        _scope.current_scope()
+        _around.current_scope()
 
     def enter_and_leave():
         others = [contextvars.ContextVar(f"other {n}") for n in range(4)]
@@ -422,7 +422,7 @@ def test_who_asks_for_the_scope_while_it_is_left_does_not_keep_it_current():
             other.set(None)
             with CancelScope() as scope:
                 scope.cancel()
-            assert _scope.current_scope() is None
+            assert _around.current_scope() is None
 
     gc.callbacks.append(ask)
     threshold = gc.get_threshold()

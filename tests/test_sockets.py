@@ -19,7 +19,7 @@ from threadsafe_timeout_patches.socket import _METHODS
 
 import threadsafe_timeout
 from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import registration as _registration
 
 SOON = 120.0  # generous: what is asserted is that the call ended, not how fast
 
@@ -454,7 +454,7 @@ def test_a_scope_that_ends_in_the_moment_in_which_connecting_begins(how, timeout
     with unanswered() as address, socket.socket() as sock:
         sock.settimeout(timeout)
         with pytest.raises(DeadlineExceeded) as caught, deadline(0.03):
-            registration = _scope.on_cancel(gate.release)
+            registration = _registration.on_cancel(gate.release)
             _METHODS[how](late)(sock, address)
         registration.unregister()
     assert caught.value.elapsed < SOON

@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 from threadsafe_timeout import CancelScope, DeadlineExceeded, check_cancelled, deadline, move_on_after, sleep
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import preload as _preload
 from threadsafe_timeout._timing import timer as _timer
@@ -91,7 +91,7 @@ def test_scopes_that_are_left_while_others_are_taken_note_of():
             for _ in range(2000):
                 with move_on_after(chance.random() * 0.01):
                     pass
-            assert _scope.current_scope() is None
+            assert _around.current_scope() is None
         except BaseException as exc:
             errors.append(exc)
 

@@ -28,7 +28,7 @@ from threadsafe_timeout import (
     shield,
     uninstall,
 )
-from threadsafe_timeout._scopes.scope import time_remaining
+from threadsafe_timeout._scopes.time_left import time_remaining
 from threadsafe_timeout.testing import MockClock
 
 

@@ -29,7 +29,7 @@ from threadsafe_timeout_patches import multiprocessing as patch
 
 from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, install, move_on_after, shield, uninstall
 from threadsafe_timeout._interruption import pursuit as _pursuit
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._timing import timer as _timer
 
 SLEEPS = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
@@ -409,7 +409,7 @@ def test_a_message_that_arrives_as_its_reader_is_cancelled_is_received(monkeypat
 
     def wait_then_be_cancelled(*args):
         ready = waits(*args)
-        _scope.current_scope().cancel()
+        _around.current_scope().cancel()
         return ready
 
     monkeypatch.setattr(patch, "wait_ready", wait_then_be_cancelled)
@@ -620,7 +620,7 @@ def works_on(until):
     while time.monotonic() < until:
         computed += 1
     time.sleep(0.001)
-    return computed > 0, _scope.current_scope() is None, len(_pursuit._targets), _llm_call.current() is None
+    return computed > 0, _around.current_scope() is None, len(_pursuit._targets), _llm_call.current() is None
 
 
 @forks

@@ -21,18 +21,12 @@ from threadsafe_timeout._errors import (
     SettingError,
     ThreadsafeTimeoutError,
 )
-from threadsafe_timeout._scopes.scope import (
-    CancelScope,
-    check_cancelled,
-    current_deadline,
-    deadline,
-    fail_at,
-    move_on_after,
-    move_on_at,
-    shield,
-    sleep,
-    time_remaining,
-)
+from threadsafe_timeout._scopes.around import check_cancelled
+from threadsafe_timeout._scopes.deadlines import deadline, fail_at, move_on_after, move_on_at
+from threadsafe_timeout._scopes.scope import CancelScope
+from threadsafe_timeout._scopes.shield import shield
+from threadsafe_timeout._scopes.sleep import sleep
+from threadsafe_timeout._scopes.time_left import current_deadline, time_remaining
 
 if TYPE_CHECKING:
     from threadsafe_timeout._guard.guard import guard_interactive, guarded

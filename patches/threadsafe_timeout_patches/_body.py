@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._timing import clock as _clock
 
@@ -70,7 +71,7 @@ class Body:
         if call.idle_content is not None:
             self._waits_since = _clock.monotonic()
             until = min(until, self._waits_since + call.idle_content - self._waited)
-        return None if until == math.inf else _scope.move_on_at(until, name="LLM call")
+        return None if until == math.inf else _deadlines.move_on_at(until, name="LLM call")
 
     def came(self, chunk: bytes) -> None:
         if self._call.idle_content is not None:

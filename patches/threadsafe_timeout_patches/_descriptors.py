@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout_patches._waiting import Remaining
 
 __all__ = ["drain", "exit_descriptor", "wait_ready", "woken_descriptor"]
@@ -52,7 +53,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_spare.clear)
 
 
-def _begin() -> tuple[_Wakeup, _scope.Registration] | None:
+def _begin() -> tuple[_Wakeup, _registration.Registration] | None:
     """Something to wait on that a scope around, when it is cancelled, makes readable; None if the process may open no
     more descriptors."""
     try:
@@ -61,10 +62,10 @@ def _begin() -> tuple[_Wakeup, _scope.Registration] | None:
         return _begin()
     except OSError:
         return None
-    return wakeup, _scope.on_cancel(wakeup)
+    return wakeup, _registration.on_cancel(wakeup)
 
 
-def _end(wakeup: _Wakeup, registration: _scope.Registration) -> None:
+def _end(wakeup: _Wakeup, registration: _registration.Registration) -> None:
     registration.unregister()  # first: from now on nobody writes to it
     if wakeup.called:
         drain(wakeup.fd)
@@ -95,7 +96,7 @@ def wait_ready(descriptor: int, events: int, timeout: float | None) -> bool:
     Without a lock and without a thread being told when it is ready already. Raises `Cancelled` as soon as a scope
     around is cancelled. Where there is no poll() it is True at once: the call itself is capped at least.
     """
-    _scope.raise_if_cancelled()
+    _around.raise_if_cancelled()
     if _poll is None:
         return True
     poller = _poll()
@@ -112,10 +113,10 @@ def wait_ready(descriptor: int, events: int, timeout: float | None) -> bool:
             seconds = remaining.own if begun is not None else remaining.seconds()
             ready = poller.poll(_LONGEST if seconds is None else min(seconds * 1000, _LONGEST))
             if begun is None:
-                _scope.raise_if_cancelled()
+                _around.raise_if_cancelled()
             elif begun[0].called:
                 drain(begun[0].fd)  # first: what comes later is met at the next look
-                _scope.raise_if_cancelled()
+                _around.raise_if_cancelled()
                 ready = [event for event in poller.poll(0) if event[0] == descriptor]  # it was an alarm
             if ready:
                 return True

@@ -29,7 +29,10 @@ from threading import get_ident
 from typing import Any
 
 from threadsafe_timeout._introspection.transparent import transparent
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import time_left as _time_left
 from threadsafe_timeout._scopes.catchable import library_call
 from threadsafe_timeout._settings import settings
 
@@ -74,9 +77,9 @@ class Call:
         """What the client works in: from now on, or, once that has begun, up to the same instant."""
         name = "LLM call" if self.is_llm else "HTTP exchange"
         if self.until == math.inf:
-            self._scope = _scope.move_on_after(self.limit, name=name)
+            self._scope = _deadlines.move_on_after(self.limit, name=name)
         else:
-            self._scope = _scope.move_on_at(self.until, name=name)
+            self._scope = _deadlines.move_on_at(self.until, name=name)
         return self._scope
 
     def timed_out(self, why: str) -> Exception:
@@ -135,7 +138,7 @@ def http_call(make_error: Callable[[], Exception]) -> Call | None:
 def refuse_after_deadline() -> None:
     """No LLM client sends anything in a cancelled scope: what begins a call, and every attempt of it, asks here. Not in
     clean-up either: it costs money."""
-    _scope.raise_if_cancelled(always=True)
+    _around.raise_if_cancelled(always=True)
 
 
 def begin_attempt(call: Call) -> None:
@@ -157,7 +160,7 @@ def refuse_long_wait(seconds: float, worker: object) -> None:
     What `worker`, a thread or a task, does for the call on the side (litellm logs in tasks of its own) may sleep on.
     """
     call = current()
-    if call is not None and call.worker == worker and 0 < (left := _scope.time_remaining()) <= seconds:
+    if call is not None and call.worker == worker and 0 < (left := _time_left.time_remaining()) <= seconds:
         call.give_up(f"the next attempt would be in {seconds:.1f} s, and only {left:.1f} s are left")
 
 

@@ -15,7 +15,7 @@ from inspect import Parameter
 from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 
 __all__ = ["fitting"]
 
@@ -45,7 +45,7 @@ def fitting(original: Callable[..., Any], new: Callable[..., Any]) -> Callable[.
         except TypeError:
             given = None
         if given is None or not given.keys() <= names:
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
             return original(*args, **kwargs)
         return new(*[given.get(parameter.name, parameter.default) for parameter in known])
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from threadsafe_timeout._guard.client import guard_of_request
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import time_left as _time_left
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
 
@@ -40,7 +41,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
 def _guarded(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Inside a scope the guard looks at the conversation that is sent, and at the answer: see `_guard.client`."""
     body = _body(args, kwargs)
-    guard = None if _scope.current_scope() is None else guard_of_request(body)
+    guard = None if _around.current_scope() is None else guard_of_request(body)
     if guard is not None:
         guard.asks(body)
     answer = wrapped(*args, **kwargs)
@@ -51,7 +52,7 @@ def _guarded(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict
 
 async def _guarded_async(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     body = _body(args, kwargs)
-    guard = None if _scope.current_scope() is None else guard_of_request(body)
+    guard = None if _around.current_scope() is None else guard_of_request(body)
     if guard is not None:
         guard.asks(body)
     answer = await wrapped(*args, **kwargs)
@@ -70,7 +71,7 @@ def _back_off(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dic
     """How long the client waits before its next attempt; ends the call if the server asks for more than is left."""
     seconds = wrapped(*args, **kwargs)
     call = _llm_call.current()
-    left = _scope.time_remaining()
+    left = _time_left.time_remaining()
     if call is None or left == math.inf:
         return seconds
     headers = args[2] if len(args) > 2 else kwargs.get("response_headers")

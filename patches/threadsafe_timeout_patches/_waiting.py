@@ -19,7 +19,9 @@ from types import FrameType
 from typing import Any, Protocol
 
 from threadsafe_timeout._introspection.transparent import DEBUGGERS, PROTECTED
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
+from threadsafe_timeout._scopes import time_left as _time_left
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing.daemon_thread import release
 from threadsafe_timeout_patches._signatures import fitting
@@ -87,7 +89,7 @@ class Remaining:
 
     def seconds(self) -> float | None:
         """The lesser of the two; None for no limit."""
-        left = min(self.own, _scope.time_remaining())
+        left = min(self.own, _time_left.time_remaining())
         return None if left == math.inf else left
 
 
@@ -104,12 +106,12 @@ def wait(woken: LockType, timeout: float | None, still_waiting: Callable[[], boo
         wakings.append(None)
         release(woken)
 
-    registration = _scope.on_cancel(wake)
+    registration = _registration.on_cancel(wake)
     remaining = Remaining(timeout)
     try:
         while True:
             got = _clock.wait(woken, remaining.seconds())
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
             if got and wakings:
                 wakings.clear()
                 got = not still_waiting()

@@ -29,8 +29,10 @@ from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout._pool import exit as _exit
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import clean_up as _clean_up
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import registration as _registration
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._signatures import fitting
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
@@ -51,7 +53,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
         _patch_sigint(module, patching)
         return
     _patch_run_forever(module, patching)
-    original, current_scope = module.BaseEventLoop.run_until_complete, _scope.current_scope
+    original, current_scope = module.BaseEventLoop.run_until_complete, _around.current_scope
     isfuture = module.futures.isfuture
 
     def run_until_complete(self: Any, future: Any) -> Any:
@@ -114,7 +116,7 @@ def _is_clean_up(future: Any, caller: FrameType) -> bool:
 
 def _refuse_if_cancelled(coroutine: Any) -> None:
     try:
-        _scope.raise_if_cancelled()
+        _around.raise_if_cancelled()
     except BaseException:  # an alarm's handler may raise anything
         if inspect.iscoroutine(coroutine):
             coroutine.close()  # else it complains that nobody awaited it
@@ -139,7 +141,7 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
 
     def cancel() -> None:
         # Again after each grace: a clean-up that awaits for ever does not keep its thread.
-        cancelled = _scope.cancelled_scope(always=True)
+        cancelled = _around.cancelled_scope(always=True)
         if not ended and not task.done() and cancelled is not None:
             task.cancel()
             loop.call_later(max(cancelled._delivered.grace, _clean_up.SHORTEST), cancel, context=context)
@@ -149,7 +151,7 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
         if ended or raised is not None:
             return  # what is due stays due
         try:
-            _scope.run_due_alarms()
+            _around.run_due_alarms()
         except BaseException as exc:
             raised = exc
             task.cancel()
@@ -158,7 +160,7 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
         with contextlib.suppress(RuntimeError):  # closed meanwhile
             loop.call_soon_threadsafe(call, context=context)
 
-    registrations = [_scope.on_cancel(ask, alarms=False), _scope.on_cancel(lambda: in_loop(run_alarms))]
+    registrations = [_registration.on_cancel(ask, alarms=False), _registration.on_cancel(lambda: in_loop(run_alarms))]
     try:
         result = original(loop, task)
     except BaseException as exc:
@@ -170,26 +172,26 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
         ended = True
         for registration in registrations:
             registration.unregister()
-        _scope.take_over(context)
+        _around.take_over(context)
     if raised is None:
         return result
     try:
         if isinstance(raised, asyncio.CancelledError):
-            _scope.raise_if_cancelled()  # down here: in the handler above this would count as clean-up
+            _around.raise_if_cancelled()  # down here: in the handler above this would count as clean-up
         raise raised
     finally:
         raised = None  # its traceback refers to this frame
 
 
 def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.run_coroutine_threadsafe, _scope.current_scope
+    original, current_scope = module.run_coroutine_threadsafe, _around.current_scope
 
     def run_coroutine_threadsafe(coro: Any, loop: Any) -> Any:
         if current_scope() is None:
             return original(coro, loop)
         _refuse_if_cancelled(coro)
-        future = _scope.context_for_children().run(original, coro, loop)
-        registration = _scope.on_cancel(future.cancel, alarms=False)
+        future = _shield.context_for_children().run(original, coro, loop)
+        registration = _registration.on_cancel(future.cancel, alarms=False)
         future.add_done_callback(lambda _: registration.unregister())
         return future
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._waiting import replace_attribute
 
@@ -117,7 +117,7 @@ class _File:
         call = self._call
         if not call.answered:
             return read(*args)  # in the scope around the client's whole work
-        with _scope.move_on_at(call.until) as scope:
+        with _deadlines.move_on_at(call.until) as scope:
             return read(*args)
         assert scope.cancelled_caught
         self._hang_up()

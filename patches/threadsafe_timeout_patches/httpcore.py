@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes.catchable import CANCELLED
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
@@ -49,7 +49,7 @@ def _start_tls(module: ModuleType) -> Callable[..., Any]:
         try:
             return await wrapped(*args, **kwargs)
         except asyncio.CancelledError:
-            if _scope.current_scope() is not None:
+            if _around.current_scope() is not None:
                 await module.anyio.aclose_forcefully(stream._stream)
             raise
 
@@ -58,7 +58,7 @@ def _start_tls(module: ModuleType) -> Callable[..., Any]:
 
 def _is_half_open(connection: Any) -> bool:
     """Whether a connection through a proxy got as far as the proxy only: then it is to be closed."""
-    if _scope.current_scope() is None:
+    if _around.current_scope() is None:
         return False
     if connection._connection is None:  # SOCKS: there is nothing to close yet, and the pool asks for this
         connection._connect_failed = True

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._scopes.catchable import library_call
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._body import Body as Limits
@@ -72,7 +72,7 @@ def _sending(kind: type[_Stream], read_timeout: type[Exception]) -> Callable[...
         error = _error_for(read_timeout, args, kwargs)
         if call.has_only_a_total and not kwargs.get("stream", False):
             return send(*args, **kwargs)
-        with _scope.move_on_after(call.first_byte, name="LLM call") as scope:
+        with _deadlines.move_on_after(call.first_byte, name="LLM call") as scope:
             response = send(*args, **{**kwargs, "stream": True})
         if scope.cancelled_caught:
             raise call.attempt_is_late(_no_first_byte(call), error)
@@ -109,7 +109,7 @@ def _sending_async(kind: type[_Stream], read_timeout: type[Exception]) -> Callab
         try:
             if call.has_only_a_total and not kwargs.get("stream", False):
                 return await send(*args, **kwargs)
-            with _scope.move_on_after(call.first_byte, name="LLM call") as scope:
+            with _deadlines.move_on_after(call.first_byte, name="LLM call") as scope:
                 response = await send(*args, **{**kwargs, "stream": True})
         finally:
             call.carried = carried

@@ -28,7 +28,7 @@ from threadsafe_timeout._guard.guard import guard_interactive
 from threadsafe_timeout._guard.tally import cut_answers
 from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout._pool.task import Outcome, TaskOptions
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._settings import Settings, settings
 from threadsafe_timeout._text import shown
 from threadsafe_timeout.checkpoint import CheckpointWriter, Ordinals, Record, open_run, task_fingerprint
@@ -203,7 +203,7 @@ class Run:
 def run_inline(fn: Callable[..., Any], options: TaskOptions, args: Any, kwargs: Any) -> Any:
     """Run one task outside a pool, with the same deadline and the same saving."""
     try:
-        with _scope.deadline(options.timeout, name=options.name):
+        with _deadlines.deadline(options.timeout, name=options.name):
             outcome = Outcome(fn(*args, **kwargs))
     except DeadlineExceeded as exc:
         outcome = Outcome(error=exc)

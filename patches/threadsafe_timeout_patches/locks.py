@@ -36,7 +36,7 @@ from typing import Any
 
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._patching.install import Patching, rebind
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes.catchable import library_call
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout_patches._waiting import (
@@ -54,7 +54,7 @@ MODULES = ("threading",)
 OPT_IN = True
 
 PATIENCE = 0.5  # seconds a lock may be busy after the cancellation
-_current_scope = _scope.current_scope
+_current_scope = _around.current_scope
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
@@ -151,7 +151,7 @@ class _StandIn(metaclass=_Kind):
                 return True
             now = _clock.monotonic()
             if now >= patient:
-                _scope.raise_if_cancelled()
+                _around.raise_if_cancelled()
             if now >= until:
                 return False
 

@@ -28,7 +28,8 @@ from typing import Any
 
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._children import WithTheLine
@@ -90,8 +91,8 @@ def _starts_by_server(process: Any) -> bool:
 
 def _leave_inherited() -> None:
     """In a forked child, which never comes to the edge of the blocks that its parent was in."""
-    scope = innermost = _scope._current.get()
-    _scope._current.set(None)
+    scope = innermost = _around.current.get()
+    _around.current.set(None)
     _llm_call._current.set(None)
     with _timer.lock:
         # Those of the parent's other threads too: what they would wake is shared with the parent.
@@ -99,7 +100,7 @@ def _leave_inherited() -> None:
             _timer.disarm(entry)
         while scope is not None:
             if not scope._once:  # an alarm: none is left after a fork
-                scope._state, scope._frame = _scope._DONE, None
+                scope._state, scope._frame = _around.DONE, None
             scope = scope._parent
     while innermost is not None:
         _pursuit.dismiss(innermost)  # it may have expired since the fork
@@ -107,7 +108,7 @@ def _leave_inherited() -> None:
 
 
 def _patch_popen(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.Popen.wait, _scope.current_scope
+    original, current_scope = module.Popen.wait, _around.current_scope
 
     def wait(self: Any, timeout: float | None = None) -> int | None:
         if current_scope() is None or self.returncode is not None:
@@ -127,13 +128,13 @@ def _wait_in_scope(original: _Wrapped, popen: Any, timeout: float | None) -> int
     finally:
         if descriptor is not None:
             os.close(descriptor)
-    with _scope.shield(_A_MOMENT):
+    with _shield.shield(_A_MOMENT):
         code: int | None = original(popen)  # it has ended: this reaps it
     return code
 
 
 def _patch_connection(module: ModuleType, patching: Patching) -> None:
-    connection, current_scope = module.Connection, _scope.current_scope
+    connection, current_scope = module.Connection, _around.current_scope
     original_recv, original_poll = connection._recv_bytes, connection._poll
 
     def recv_bytes(self: Any, maxsize: int | None = None) -> Any:
@@ -185,14 +186,14 @@ def _is_ready(descriptor: int) -> bool:
 
 
 def _patch_proxy(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.BaseProxy._callmethod, _scope.current_scope
+    original, current_scope = module.BaseProxy._callmethod, _around.current_scope
 
     def callmethod(self: Any, *args: Any, **kwargs: Any) -> Any:
         if current_scope() is None:
             return original(self, *args, **kwargs)
-        if _scope.cancel_pending() and not hasattr(self._tls, "connection"):
+        if _around.cancel_pending() and not hasattr(self._tls, "connection"):
             # A clean-up, most likely: that it releases a lock must reach the manager, as it would have before.
-            with _scope.shield(_A_MOMENT):
+            with _shield.shield(_A_MOMENT):
                 self._connect()
         try:
             return original(self, *args, **kwargs)
@@ -217,7 +218,7 @@ def _disconnect(local: Any) -> None:
 
 
 def _patch_queue(module: ModuleType, patching: Patching) -> None:
-    original_get, current_scope = module.Queue.get, _scope.current_scope
+    original_get, current_scope = module.Queue.get, _around.current_scope
 
     def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:
         if current_scope() is None or not block:
@@ -230,7 +231,7 @@ def _patch_queue(module: ModuleType, patching: Patching) -> None:
 
 
 def _patch_put(owner: Any, patching: Patching) -> None:
-    original, current_scope = owner.put, _scope.current_scope
+    original, current_scope = owner.put, _around.current_scope
 
     def put(self: Any, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         if current_scope() is None or not block:
@@ -247,6 +248,6 @@ def _capped(call: Callable[[float | None], Any], timeout: float | None, expired:
         try:
             return call(remaining.seconds())  # 0 in a cancelled scope: what needs no wait is done
         except expired:
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
             if not remaining.own:
                 raise

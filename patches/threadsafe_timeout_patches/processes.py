@@ -34,7 +34,7 @@ from threadsafe_timeout._processes import exit as _process_exit
 from threadsafe_timeout._processes import started as _started
 from threadsafe_timeout._processes import workers as _workers
 from threadsafe_timeout._processes.children import Child, ProcessChild
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._waiting import called_by_asyncio, replace_attribute
 
@@ -62,7 +62,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
 
 
 def _patch_popen(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.Popen.__init__, _scope.current_scope
+    original, current_scope = module.Popen.__init__, _around.current_scope
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         if current_scope() is None:
@@ -124,12 +124,12 @@ def _one_at_a_time(original: _Wrapped) -> _Wrapped:
 
 def _system(original: _Wrapped) -> _Wrapped:
     """`os.system` waits in C. In a scope it is made of a `Popen`, whose wait ends with that."""
-    current_scope = _scope.current_scope
+    current_scope = _around.current_scope
 
     def system(command: Any) -> int:
         if current_scope() is None:
             return original(command)  # type: ignore[no-any-return]  # the original is untyped
-        _scope.raise_if_cancelled()
+        _around.raise_if_cancelled()
         command = os.fsencode(command)
         sys.audit("os.system", command)
         # Like the original, which does not know of Python's signals and descriptors.
@@ -141,7 +141,7 @@ def _system(original: _Wrapped) -> _Wrapped:
 
 
 def _noting(original: _Wrapped) -> _Wrapped:
-    current_scope = _scope.current_scope
+    current_scope = _around.current_scope
 
     def start(*args: Any, **kwargs: Any) -> Any:
         if current_scope() is None:
@@ -159,7 +159,7 @@ def _noting(original: _Wrapped) -> _Wrapped:
 
 def _patch_process(module: ModuleType, patching: Patching) -> None:
     original_start, original_join = module.BaseProcess.start, module.BaseProcess.join
-    current_scope = _scope.current_scope
+    current_scope = _around.current_scope
 
     def start(self: Any) -> None:
         if current_scope() is None:
@@ -191,7 +191,7 @@ def _start_process(original: _Wrapped, process: Any, caller: Any) -> None:
 def _patch_executor(module: ModuleType, patching: Patching) -> None:
     executor = module.ProcessPoolExecutor
     init, submit, spawn = executor.__init__, executor.submit, executor._spawn_process
-    current_scope = _scope.current_scope
+    current_scope = _around.current_scope
 
     def new_init(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
@@ -218,7 +218,7 @@ def _patch_executor(module: ModuleType, patching: Patching) -> None:
 
 def _patch_pool(module: ModuleType, patching: Patching) -> None:
     init, check_running = module.Pool.__init__, module.Pool._check_running
-    current_scope = _scope.current_scope
+    current_scope = _around.current_scope
 
     def new_init(self: Any, *args: Any, **kwargs: Any) -> None:
         if current_scope() is None:
@@ -238,7 +238,7 @@ def _patch_pool(module: ModuleType, patching: Patching) -> None:
 
 
 def _patch_queue(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.Queue._start_thread, _scope.current_scope
+    original, current_scope = module.Queue._start_thread, _around.current_scope
 
     def start_thread(self: Any) -> None:
         original(self)

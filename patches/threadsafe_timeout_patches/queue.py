@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout_patches._waiting import (
     Remaining,
     called_by_library,
@@ -45,7 +45,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
 
 
 def _replacement(original: Any) -> Any:
-    new, put, get, current_scope = original.__new__, original.put, original.get, _scope.current_scope
+    new, put, get, current_scope = original.__new__, original.put, original.get, _around.current_scope
 
     class Kind(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:

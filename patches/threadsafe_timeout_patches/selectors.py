@@ -21,7 +21,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._descriptors import drain, woken_descriptor
 from threadsafe_timeout_patches._waiting import Remaining, called_by_asyncio, real, replace_attribute
@@ -61,7 +61,7 @@ def _look_until_ready(
 
     `add` and `remove` are for the descriptor that wakes it; what `look` returns is empty when only that is ready.
     """
-    _scope.raise_if_cancelled()
+    _around.raise_if_cancelled()
     found = look(0)
     if found or (timeout is not None and timeout <= 0):
         return found
@@ -75,7 +75,7 @@ def _look_until_ready(
                 found = look(seconds if seconds is None else min(seconds, _LONGEST_LOOK))
                 if not found and descriptor is not None:
                     drain(descriptor)  # before it is asked why: what comes later is met at the next look
-                _scope.raise_if_cancelled()
+                _around.raise_if_cancelled()
                 if found or not remaining.own:
                     return found
         finally:
@@ -84,7 +84,7 @@ def _look_until_ready(
 
 
 def _patch_select(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.select, _scope.current_scope
+    original, current_scope = module.select, _around.current_scope
 
     def select(rlist: Any, wlist: Any, xlist: Any, timeout: Any = None, /) -> Any:
         if current_scope() is None:
@@ -126,7 +126,7 @@ def _select_in_scope(original: _Wrapped, rlist: list[Any], wlist: list[Any], xli
 def _patch_selector(
     cls: Any, patching: Patching, add: Callable[[Any, int], None], remove: Callable[[Any, int], None]
 ) -> None:
-    original, current_scope = cls.select, _scope.current_scope
+    original, current_scope = cls.select, _around.current_scope
 
     def select(self: Any, timeout: float | None = None) -> Any:
         if current_scope() is None or _is_a_loops(_getframe(1)):

@@ -35,7 +35,9 @@ from typing import Any
 
 from threadsafe_timeout._environment import finder as _finder
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
+from threadsafe_timeout._scopes import sleep as _sleep
 from threadsafe_timeout._scopes.catchable import CANCELLED
 from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout_patches._descriptors import wait_ready
@@ -46,7 +48,7 @@ __all__ = ["MODULES", "apply", "at_least", "guarded", "room", "wait_for"]
 MODULES = ("socket",)
 
 _Method = Callable[..., Any]
-_current_scope = _scope.current_scope
+_current_scope = _around.current_scope
 
 # Those of the C base class, so that what a subclass overrides (SSLSocket.shutdown, say) is not called.
 _timeout_of = _socket.socket.gettimeout
@@ -82,7 +84,7 @@ def wait_for(sock: socket.socket, events: int, timeout: float | None, expired: s
 
 def guarded(original: _Method, sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
     """Call `original`; should a scope around be cancelled, the connection is shut down, which ends the call."""
-    _scope.raise_if_cancelled()
+    _around.raise_if_cancelled()
     was_shut_down, retry_in = False, _RETRY_SHUTDOWN
 
     def shut_down() -> None:
@@ -95,15 +97,15 @@ def guarded(original: _Method, sock: socket.socket, *args: Any, **kwargs: Any) -
                 _timer.call_later(retry_in, registration.run)
                 retry_in = min(2 * retry_in, _LONGEST_RETRY)
 
-    registration = _scope.Registration(shut_down)
-    _scope.attach_here(registration)
+    registration = _registration.Registration(shut_down)
+    _registration.attach_here(registration)
     try:
         return original(sock, *args, **kwargs)
     finally:
         registration.unregister()
         if was_shut_down:
             # What the shutdown made of the call (an error, an end of file) is not the reason it ended.
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
 
 
 def room(buffer: Any, size: Any = 0) -> int:
@@ -131,7 +133,7 @@ def _never_blocks(sock: socket.socket) -> bool:
 
 def _in_turn(original: _Method, sock: socket.socket, events: int, timeout: float | None, *args: Any) -> Any:
     """Try and wait, try and wait; for a call that, without a timeout, does not wait by itself."""
-    _scope.raise_if_cancelled()
+    _around.raise_if_cancelled()
     remaining = Remaining(timeout)
     was_ready = False
     while True:
@@ -146,7 +148,7 @@ def _in_turn(original: _Method, sock: socket.socket, events: int, timeout: float
             if timeout is not None and not remaining.own:
                 raise TimeoutError("timed out")
             if events == POLLOUT and _family_of(sock) == socket.AF_UNIX:
-                _scope.sleep(min(_RETRY_UNIX, remaining.own))
+                _sleep.sleep(min(_RETRY_UNIX, remaining.own))
         wait_for(sock, events, None if timeout is None else remaining.own)
         was_ready = True
 
@@ -334,14 +336,14 @@ def _connect_unix(original: _Method, sock: socket.socket, address: Any) -> Any:
     _set_timeout(sock, 0)
     try:
         while True:
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
             try:
                 result = original(sock, address)
             except BlockingIOError:
                 result = EAGAIN
             if result != EAGAIN:  # connect_ex returns it
                 return result
-            _scope.sleep(_RETRY_UNIX)
+            _sleep.sleep(_RETRY_UNIX)
     finally:
         _set_timeout(sock, None)
 

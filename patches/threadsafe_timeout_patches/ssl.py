@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes.catchable import CANCELLED
 from threadsafe_timeout_patches._waiting import replace_attribute
 from threadsafe_timeout_patches.socket import at_least, guarded, room, wait_for
@@ -26,7 +26,7 @@ __all__ = ["MODULES", "apply"]
 MODULES = ("ssl",)
 
 _Method = Callable[..., Any]
-_current_scope = _scope.current_scope
+_current_scope = _around.current_scope
 
 
 def apply(module: ModuleType, patching: Patching) -> None:

@@ -29,7 +29,9 @@ from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout._processes.tree import kill_tree
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._scopes.catchable import CANCELLED
 from threadsafe_timeout_patches._descriptors import exit_descriptor, wait_ready
 from threadsafe_timeout_patches._waiting import Remaining, raised_by_alarm, replace_attribute
@@ -47,7 +49,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
     if module._mswindows:
         return  # processes there are waited for in C, without a timeout below the caller's
     wait, communicate, poll = module.Popen.wait, module.Popen.communicate, module.Popen.poll
-    current_scope = _scope.current_scope
+    current_scope = _around.current_scope
 
     def popen_wait(self: Any, timeout: float | None = None) -> int:
         if current_scope() is None or poll(self) is not None:  # it has ended: no need to wait
@@ -72,7 +74,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
 
 def _refusing(original: _Wrapped) -> _Wrapped:
     def start(*popenargs: Any, **kwargs: Any) -> Any:
-        _scope.raise_if_cancelled()
+        _around.raise_if_cancelled()
         return original(*popenargs, **kwargs)
 
     start.__name__, start.__qualname__ = original.__name__, original.__qualname__
@@ -90,7 +92,7 @@ def _wait_in_scope(original: _Wrapped, popen: Any, timeout: float | None) -> int
 
 
 def _wait_for_exit(original: _Wrapped, popen: Any, timeout: float | None) -> int:
-    _scope.raise_if_cancelled()
+    _around.raise_if_cancelled()
     descriptor = exit_descriptor(popen.pid)
     if descriptor is None:
         return _wait_capped(original, popen, timeout)
@@ -110,7 +112,7 @@ def _wait_capped(original: _Wrapped, popen: Any, timeout: float | None) -> int:
         try:
             return original(popen, _LONG if seconds is None else seconds)  # type: ignore[no-any-return]
         except subprocess.TimeoutExpired as exc:
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
             if not remaining.own:
                 exc.timeout = timeout  # type: ignore[assignment]  # not None: it expired
                 raise
@@ -129,7 +131,7 @@ def _read_by_descriptor(original: _Wrapped, popen: Any) -> Any:
 
 
 def _communicate_in_scope(call: Callable[[], Any], wait: _Wrapped, popen: Any, one_call: bool) -> Any:
-    killed, around = False, _scope.current_scope()
+    killed, around = False, _around.current_scope()
 
     def kill() -> None:
         # In the canceller's thread: one call in C ends when the pipe does.
@@ -143,19 +145,19 @@ def _communicate_in_scope(call: Callable[[], Any], wait: _Wrapped, popen: Any, o
             kill()
 
     try:
-        _scope.raise_if_cancelled()
-        registrations = [_scope.on_cancel(kill, alarms=False)]
+        _around.raise_if_cancelled()
+        registrations = [_registration.on_cancel(kill, alarms=False)]
         if one_call:
-            registrations.append(_scope.on_cancel(kill_for_alarm))
+            registrations.append(_registration.on_cancel(kill_for_alarm))
         try:
             result = call()
         finally:
             for registration in registrations:
                 registration.unregister()
         if killed:
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
         elif one_call:
-            _scope.run_due_alarms()  # which it was not woken for
+            _around.run_due_alarms()  # which it was not woken for
         return result
     except CANCELLED:
         _end(wait, popen)
@@ -184,5 +186,5 @@ def _end(wait: _Wrapped, popen: Any) -> None:
     if popen.poll() is not None:
         return
     kill_tree(popen.pid)
-    with contextlib.suppress(subprocess.TimeoutExpired), _scope.shield(2 * _REAP_SECONDS):
+    with contextlib.suppress(subprocess.TimeoutExpired), _shield.shield(2 * _REAP_SECONDS):
         _wait_for_exit(wait, popen, _REAP_SECONDS)

@@ -27,7 +27,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes.catchable import CANCELLED
 from threadsafe_timeout_patches._waiting import (
     Remaining,
@@ -55,7 +55,7 @@ def apply(module: ModuleType, patching: Patching) -> None:
 
 
 def _patch_condition(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.Condition.wait, _scope.current_scope
+    original, current_scope = module.Condition.wait, _around.current_scope
     event_wait, thread_start = module.Event.wait.__code__, module.Thread.start.__code__
 
     def condition_wait(self: Any, timeout: float | None = None) -> bool:
@@ -128,7 +128,7 @@ def _patch_barrier(module: ModuleType, patching: Patching) -> None:
 
 
 def _patch_join(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.Thread.join, _scope.current_scope
+    original, current_scope = module.Thread.join, _around.current_scope
     original_delete = module.Thread._delete
 
     def join(self: Any, timeout: float | None = None) -> None:
@@ -187,6 +187,6 @@ def _wait_for_delete(thread: Any, timeout: float | None) -> bool:
 def _join_end(original: _Wrapped, thread: Any, remaining: Remaining) -> None:
     while thread.is_alive():
         original(thread, remaining.seconds())
-        _scope.raise_if_cancelled()
+        _around.raise_if_cancelled()
         if not remaining.own:
             return

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._waiting import held_lock, real, wait
@@ -20,7 +20,7 @@ _LONGEST = 1e9  # seconds; past 9.2e9 the original refuses, at some point in bet
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
-    original, current_scope = module.sleep, _scope.current_scope
+    original, current_scope = module.sleep, _around.current_scope
 
     def sleep(seconds: float, /) -> None:
         if current_scope() is None:
@@ -40,7 +40,7 @@ def _sleep_in_scope(original: Any, seconds: Any) -> None:
         original(seconds)  # a mistake, which it names; or longer than anybody lives
         return
     _llm_call.refuse_long_wait(number, get_ident())
-    _scope.raise_if_cancelled()
+    _around.raise_if_cancelled()
     if number:
         wait(held_lock(), float(number))
     else:

@@ -20,6 +20,7 @@ from threadsafe_timeout._guard.conversation import Conversation
 from threadsafe_timeout._guard.loops import LoopGuard
 from threadsafe_timeout._guard.readers import get, role_of
 from threadsafe_timeout._guard.watch import current_watch, limits_in_force, note_in_log, tell_pool
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._settings import settings
 
@@ -91,7 +92,7 @@ def _task_scope(scope: _scope.CancelScope) -> _scope.CancelScope:
 def guard_of_request(body: Any) -> ClientGuard | None:
     """The guard for a request with this body; None if there is nothing to look at."""
     mode = settings().client_guard
-    scope = _scope.current_scope()
+    scope = _around.current_scope()
     if mode == "off" or scope is None or settings().loop_guard == "off" or current_watch.get() is not None:
         return None
     messages = messages_of(body)

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from threadsafe_timeout._checks import check_whole
 from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.watch import Options, Watch, current_watch
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import deadlines as _deadlines
 
 __all__ = ["guard_interactive", "guarded"]
 
@@ -56,14 +57,14 @@ async def _execute_later(watch: Watch, running: Awaitable[Any]) -> Any:
 
 def _bounded(watch: Watch, function: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[T | None, bool]:
     """Call within what the watch has left; the second value tells whether it was cut off."""
-    with _scope.move_on_at(watch.deadline, name="interactive turn") as scope:
-        _scope.raise_if_cancelled()
+    with _deadlines.move_on_at(watch.deadline, name="interactive turn") as scope:
+        _around.raise_if_cancelled()
         return function(*args, **kwargs), False
     return None, scope.cancelled_caught
 
 
 async def _bounded_later(watch: Watch, running: Awaitable[T]) -> tuple[T | None, bool]:
-    with _scope.move_on_at(watch.deadline, name="interactive turn") as scope:
+    with _deadlines.move_on_at(watch.deadline, name="interactive turn") as scope:
         return await running, False
     return None, scope.cancelled_caught
 

@@ -10,7 +10,7 @@ from threadsafe_timeout._checks import check_seconds
 from threadsafe_timeout._guard.limits import limits_from
 from threadsafe_timeout._guard.loops import Loop, LoopGuard
 from threadsafe_timeout._guard.watch import limits_in_force, note_in_log, tell_pool
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import time_left as _time_left
 from threadsafe_timeout._timing import clock as _clock
 
 __all__ = ["GuardedTurns", "guarded_turns"]
@@ -33,7 +33,8 @@ class GuardedTurns:
         self._max_turns = max_turns
         self._read = 0
         self._guard = LoopGuard(**options, **limits_in_force(limits))
-        self._until = min(_scope.current_deadline(), float("inf") if timeout is None else _clock.monotonic() + timeout)
+        until = float("inf") if timeout is None else _clock.monotonic() + timeout
+        self._until = min(_time_left.current_deadline(), until)
         self.ended: str | None = None
 
     @property

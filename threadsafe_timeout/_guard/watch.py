@@ -16,7 +16,8 @@ from threadsafe_timeout._guard.loops import Loop, LoopGuard
 from threadsafe_timeout._guard.readers import check_names
 from threadsafe_timeout._guard.tags import mend
 from threadsafe_timeout._guard.tally import cut_answers
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import time_left as _time_left
 from threadsafe_timeout._settings import settings
 from threadsafe_timeout._timing import clock as _clock
 
@@ -98,7 +99,7 @@ class Watch:
         self._line: str | None = None
         self.ended: str | None = None  # "timeout", or the kind of the loop
         self.started = _clock.monotonic()
-        remaining = _scope.time_remaining()
+        remaining = _time_left.time_remaining()
         reserve = min(chosen.grace, remaining * _RESERVE_SHARE)
         timeout = chosen.interactive_timeout if options.timeout is None else options.timeout
         own = float("inf") if timeout is None else timeout
@@ -232,7 +233,7 @@ def note_in_log(loop: Loop, what: str) -> None:
 
 def tell_pool(loop: Loop) -> None:
     """Count a loop that was ended for the pool whose task this is, if it is one's."""
-    scope = _scope.current_scope()
+    scope = _around.current_scope()
     while scope is not None:
         task = getattr(scope, "task", None)
         if task is not None:

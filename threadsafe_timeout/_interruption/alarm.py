@@ -36,8 +36,9 @@ from typing import Any
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._interruption.code_map import code_map
 from threadsafe_timeout._introspection.frames import frames_of_others
+from threadsafe_timeout._scopes.around import ACTIVE, DONE, current, workers
 from threadsafe_timeout._scopes.clean_up import NOBODY
-from threadsafe_timeout._scopes.scope import _ACTIVE, _DONE, CancelScope, _current, workers
+from threadsafe_timeout._scopes.scope import CancelScope
 from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
@@ -81,12 +82,12 @@ class Alarm(CancelScope):
         # The functions that are running. They are the same ones later if they are the same objects, so these are kept
         # until the alarm is unset.
         self._armed_in = tuple(_stack())
-        self._parent = scope = _current.get()
+        self._parent = scope = current.get()
         while isinstance(scope, Alarm):  # unset while a scope was inside it, or another thread's
             self._parent = scope = scope._parent
         self._entered_at = _clock.monotonic()
         self._when = self._entered_at + seconds
-        _current.set(self)
+        current.set(self)
         with _timer.lock:
             _set.add(self)
             if before is not None and before._callbacks:
@@ -104,7 +105,7 @@ class Alarm(CancelScope):
 
     @property
     def _state(self) -> int:  # type: ignore[override]  # the same
-        return _ACTIVE if self._armed_in and self._is_here() else _DONE
+        return ACTIVE if self._armed_in and self._is_here() else DONE
 
     def _is_here(self) -> bool:
         return get_ident() == self._thread or _timer.in_timer_thread()
@@ -125,8 +126,8 @@ class Alarm(CancelScope):
                 _timer.disarm(self._entry)
                 self._entry = None
         _pursuit.dismiss(self)
-        if _current.get() is self:
-            _current.set(self._parent)
+        if current.get() is self:
+            current.set(self._parent)
 
     _unset = unset
 

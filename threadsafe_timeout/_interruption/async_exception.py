@@ -52,7 +52,7 @@ from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._interruption.code_map import code_map
 from threadsafe_timeout._introspection.frames import frames_of_others
 from threadsafe_timeout._introspection.transparent import is_protected
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncException", "arrival"]
 
 TraceFunction = Callable[[FrameType, str, Any], Any]
-Shields = frozenset[_scope._Shield]
+Shields = frozenset[_shield.Shield]
 
 # Instructions of 3.11 at which a thread can be found waiting with nothing under way. (JUMP_BACKWARD_NO_INTERRUPT is
 # what an await goes round with, and is none.)
@@ -245,7 +245,7 @@ class AsyncException:
         lands = arrival(frame.f_code, offset)
         if lands is None:
             return id(frame), offset
-        shields = _scope._Shield.active
+        shields = _shield.Shield.active
         owed = _owed(target, shields)
         insist = owed is not None and _pursuit.may_insist(target, owed[0])
         if owed is None or (target.raised and not insist):
@@ -276,7 +276,7 @@ class AsyncException:
             # In the block still (the alarm is still set), and in no shield that was not seen.
             map(is_, map(attrgetter("_frame"), repeat(anchor)), repeat(block)),
             map(is_, map(attrgetter("_armed_in"), repeat(anchor)), repeat(armed_in)),
-            map(is_, map(attrgetter("active"), repeat(_scope._Shield)), repeat(shields)),
+            map(is_, map(attrgetter("active"), repeat(_shield.Shield)), repeat(shields)),
         )
         calls: Any = [(ident, _Interruption)]
         for holds in comparisons:
@@ -351,7 +351,7 @@ def _met_at_allocation(idents: set[int]) -> Iterator[None]:
 def _loading(idents: set[int]) -> set[int]:
     """Those of these threads that execute a module for the block they are to leave: nothing can be raised there, and to
     follow them would only make a long thing, which others may wait for, last longer."""
-    shields = _scope._Shield.active
+    shields = _shield.Shield.active
     with frames_of_others(*idents) as frames:
         return {ident for ident in idents if _is_loading(ident, frames.get(ident), shields)}
 

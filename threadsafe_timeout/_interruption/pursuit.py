@@ -38,8 +38,8 @@ from threadsafe_timeout._interruption import code_map_check as _code_map_check
 from threadsafe_timeout._interruption.code_map import Verdict, code_map
 from threadsafe_timeout._introspection.frames import frames_of_others
 from threadsafe_timeout._introspection.transparent import is_protected
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import clean_up as _clean_up
-from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._scopes.clean_up import configure
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
@@ -328,7 +328,7 @@ def may_insist(target: Target, scope: CancelScope) -> bool:
 
 def _owed(ident: int) -> tuple[CancelScope, CancelScope] | None:
     """The scope whose `Cancelled` is due in this thread, and the thread's scope it can be raised in."""
-    return owed_of(_scope.around(), ident)
+    return owed_of(_around.chain(), ident)
 
 
 def owed_of(scopes: Iterable[CancelScope], ident: int) -> tuple[CancelScope, CancelScope] | None:

@@ -41,7 +41,10 @@ from threadsafe_timeout._pool.task import (
     pass_over,
     thread_position,
 )
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
@@ -92,7 +95,7 @@ class Worker:
 
     def _main(self) -> None:
         crew = self.crew
-        _scope.workers[threading.get_ident()] = self
+        _around.workers[threading.get_ident()] = self
         try:
             if not crew.admit(self):
                 return
@@ -406,8 +409,8 @@ class Crew:
     def worker_gone(self, worker: Worker) -> None:
         """Its thread is at its very end, or was not to be had."""
         ident = worker.thread.ident
-        if ident is not None and _scope.workers.get(ident) is worker:
-            del _scope.workers[ident]
+        if ident is not None and _around.workers.get(ident) is worker:
+            del _around.workers[ident]
         with self.lock:
             missed = worker in self.workers or worker in self.abandoned
             self._gone.notify_all()
@@ -489,7 +492,7 @@ class Crew:
             self.giving_up += 1
         try:
             if call is not None and scope is not None:
-                _scope.fence(scope, call[0])
+                _shield.fence(scope, call[0])
                 task.end_processes(scope, all_of_them=True)
             error = self._give_up(worker, task, scope, event)
         finally:
@@ -626,10 +629,10 @@ class Crew:
             if any(worker.thread is mine for worker in self.workers):
                 raise RuntimeError("cannot join current thread")
             threads = [worker.thread for worker in self.workers]
-        registration = _scope.on_cancel(self._wake)
+        registration = _registration.on_cancel(self._wake)
         try:
             while self._has_work():
-                _scope.raise_if_cancelled()  # without the lock: a scope that expires has callbacks, which take locks
+                _around.raise_if_cancelled()  # without the lock: a scope that expires has callbacks, which take locks
                 if not self._await_leaver(until):
                     return False
         finally:
@@ -648,7 +651,7 @@ class Crew:
     def _await_leaver(self, until: float | None) -> bool:
         """Wait until all workers have left or this thread's scope is cancelled; False if the time is up."""
         with self.lock:
-            while self._has_work() and not _scope.cancel_pending():
+            while self._has_work() and not _around.cancel_pending():
                 left = None if until is None else until - _clock.monotonic()
                 if left is not None and left <= 0:
                     return False

@@ -25,7 +25,8 @@ from threadsafe_timeout._pool.crew import Crew
 from threadsafe_timeout._pool.expired_waits import POLICIES, cancel_expired
 from threadsafe_timeout._pool.health import PoolHealth, health_of
 from threadsafe_timeout._pool.task import Outcome, TaskFuture, TaskOptions
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._settings import settings
 from threadsafe_timeout._timing import clock as _clock
 
@@ -166,16 +167,16 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         if prepare is not None:
             fn, options = prepare(fn, args, kwargs)
             return self._submit(options, fn, args, kwargs)
-        _scope.raise_if_cancelled()
-        task = TaskFuture(self._crew, self._default_options, _scope.context_for_children(), fn, args, kwargs)
+        _around.raise_if_cancelled()
+        task = TaskFuture(self._crew, self._default_options, _shield.context_for_children(), fn, args, kwargs)
         self._crew.submit(task)
         return task
 
     def _submit(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
-        _scope.raise_if_cancelled()
-        task = TaskFuture(self._crew, options, _scope.context_for_children(), fn, args, kwargs)
+        _around.raise_if_cancelled()
+        task = TaskFuture(self._crew, options, _shield.context_for_children(), fn, args, kwargs)
         try:
             self._crew.submit(task)
         except BaseException:

@@ -31,7 +31,8 @@ from types import FrameType
 from typing import Any
 
 from threadsafe_timeout._checks import check_wait
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._timing import clock as _clock
 
 __all__ = ["CANCELLED", "FINISHED", "LOGGER", "PENDING", "RUNNING", "FutureCondition", "LightFuture"]
@@ -192,20 +193,20 @@ class LightFuture(Future[Any]):
         """Wait until the future is done. Raises TimeoutError, and `Cancelled` in a cancelled scope."""
         if self.wait_expired or (timeout is not None and timeout <= 0):
             self._looked_at = True
-        scoped = _scope.current_scope() is not None
-        registration = _scope.on_cancel(self._wake) if scoped else None
+        scoped = _around.current_scope() is not None
+        registration = _registration.on_cancel(self._wake) if scoped else None
         until = None if timeout is None else _clock.monotonic() + timeout
         try:
             condition = self._condition
             while self._state not in _DONE:
                 with condition:
-                    while self._state not in _DONE and not (scoped and _scope.cancel_pending()):
+                    while self._state not in _DONE and not (scoped and _around.cancel_pending()):
                         left = None if until is None else until - _clock.monotonic()
                         if left is not None and left <= 0:
                             break
                         condition.wait(left)
                 if self._state not in _DONE:
-                    _scope.raise_if_cancelled()  # returns after an alarm
+                    _around.raise_if_cancelled()  # returns after an alarm
                     if until is not None and until <= _clock.monotonic():
                         self._given_up = True
                         raise FutureTimeoutError

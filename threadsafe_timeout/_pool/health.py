@@ -8,7 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from threadsafe_timeout._introspection.frames import frames_of_others, users_frame
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._timing import clock as _clock
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def health_of(crew: Crew) -> PoolHealth:
 
 def _of_worker(worker: Worker, task: TaskFuture | None, frames: dict[int, FrameType], now: float) -> WorkerHealth:
     scope = task._scope if task is not None else None
-    if task is None or scope is None or scope._state == _scope._NEW:
+    if task is None or scope is None or scope._state == _around.NEW:
         return WorkerHealth(worker.thread.name, "idle")
     state: WorkerState = "running"
     if task.overdue:
@@ -110,7 +110,7 @@ def _deadline(scope: CancelScope | None) -> float:
     """The earliest deadline around, also when it has passed."""
     earliest = math.inf
     while scope is not None:
-        if scope._state != _scope._DONE:
+        if scope._state != _around.DONE:
             earliest = min(earliest, scope._deadline)
         scope = scope._parent
     return earliest

@@ -27,7 +27,8 @@ from typing import Any
 from threadsafe_timeout._checks import check_whole
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._pool.executor import ThreadPoolExecutor, _submit_catchable
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import shield as _shield
 
 __all__ = ["ThreadPool"]
 
@@ -88,9 +89,9 @@ class ThreadPool(stock.ThreadPool):
 
     def _bound(self, func: Callable[..., Any], catchable: bool) -> Any:
         """`func` with the context it is to run in, if that matters; `catchable`: its own handlers see its deadline."""
-        if _scope.current_scope() is None and not self._inqueue.limited:
+        if _around.current_scope() is None and not self._inqueue.limited:
             return func
-        return _Bound(func, _scope.context_for_children(), catchable)
+        return _Bound(func, _shield.context_for_children(), catchable)
 
 
 class _Bound:

@@ -30,7 +30,9 @@ from threadsafe_timeout._introspection.names import name_of
 from threadsafe_timeout._pool.events import Event, EventKind, describe
 from threadsafe_timeout._pool.future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 from threadsafe_timeout._processes import started as _started
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import clean_up as _clean_up
+from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._scopes.catchable import in_library
 from threadsafe_timeout._text import shown
@@ -87,7 +89,7 @@ class _TaskScope(_started.ProcessOwner):
         task = self.task
         if task is not None:
             self.name = task._task_name()
-            if self._state != _scope._DONE:  # also if it is about to be entered: the task has begun
+            if self._state != _around.DONE:  # also if it is about to be entered: the task has begun
                 task._begin_ladder(reason)
         return super()._cancel(reason, interrupt=interrupt)
 
@@ -126,7 +128,7 @@ class _TaskScope(_started.ProcessOwner):
 
     def _inherit(self, parent: _scope.CancelScope) -> None:
         # A task whose submitter is cancelled has no time left either.
-        registration = _scope.Registration(self._cancelled_around)
+        registration = _registration.Registration(self._cancelled_around)
         self._extra().registrations.append(registration)
         registration.attach(parent)
 
@@ -168,7 +170,7 @@ class TaskFuture(LightFuture):
         self._crew = crew
         self._options = options
         self._call: tuple[Context, Callable[..., Any], Any, Any] | None = (context, function, args, kwargs)
-        scope = _scope._prepare(_scope._new(_TaskScope), None, options.timeout)
+        scope = _scope.prepare(_scope.new(_TaskScope), None, options.timeout)
         scope._fenced = scope._softened = False
         scope.catchable = crew.catchable
         scope.task = self
@@ -277,7 +279,7 @@ class TaskFuture(LightFuture):
     def begun(self) -> bool:
         """Whether its function was, or may have been, called."""
         scope = self._scope
-        return scope is None or scope._state != _scope._NEW
+        return scope is None or scope._state != _around.NEW
 
     def claim(self, state: str = RUNNING, by: int = _GIVEN_UP) -> bool:
         """True for exactly one caller: the one whose outcome counts. Nobody can begin or cancel it any more."""
@@ -384,7 +386,7 @@ class TaskFuture(LightFuture):
         began = self._begun_at
         if began is None:
             scope = self._scope
-            if scope is None or scope._state == _scope._NEW:
+            if scope is None or scope._state == _around.NEW:
                 return 0.0
             began = self._begun_at = scope._entered_at
         return _clock.monotonic() - began
@@ -430,7 +432,7 @@ class TaskFuture(LightFuture):
                 return
         self._insisting = True
         scope = self._scope
-        if scope is not None and scope._state == _scope._ACTIVE:
+        if scope is not None and scope._state == _around.ACTIVE:
             _pursuit.insist(scope._thread)
         self._tell("interrupting", logging.WARNING, f"has not ended {self._crew.grace:g} s after it was cancelled")
         if scope is not None and not _was_delivered(scope) and _started.any_running(scope):
@@ -490,7 +492,7 @@ class TaskFuture(LightFuture):
         scope = self._scope
         if scope is None or self._crew.interrupted:
             return False
-        until = _clean_up.cleans_up_until(scope, scope._thread) if scope._state == _scope._ACTIVE else -math.inf
+        until = _clean_up.cleans_up_until(scope, scope._thread) if scope._state == _around.ACTIVE else -math.inf
         if until <= _clock.monotonic():
             return False
         with _timer.lock:
@@ -551,7 +553,7 @@ class TaskFuture(LightFuture):
 
 def current_task() -> TaskFuture | None:
     """The pool's task that this thread runs, or whose context it inherited; None outside of one."""
-    scope = _scope.current_scope()
+    scope = _around.current_scope()
     while scope is not None:
         if isinstance(scope, _TaskScope):
             return scope.task
@@ -565,7 +567,7 @@ def _run_in_scope(scope: _TaskScope, function: Callable[..., Any], args: Any, kw
         if parent is not None:
             if scope._extras is None:
                 scope._inherit(parent)  # the system has given this thread the ident of the submitter's, which has ended
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
         return function(*args, **kwargs) if kwargs else function(*args)  # the latter is cheaper
 
 

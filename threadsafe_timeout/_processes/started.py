@@ -25,7 +25,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from threadsafe_timeout._processes.tree import is_running, status
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._timing import timer as _timer
 
 __all__ = [
@@ -74,7 +77,7 @@ class Entry(Protocol):
         """Reap what was killed of it, and kill what was started since; whether there is nothing left."""
 
 
-class ProcessOwner(_scope._FailScope):
+class ProcessOwner(_deadlines.FailScope):
     """The scope of a task, with what that has started."""
 
     __slots__ = ("_started",)  # not set before the first
@@ -86,9 +89,9 @@ def owners() -> list[ProcessOwner]:
     found: list[ProcessOwner] = []
     if getattr(_thread, "uncounted", False):
         return found
-    scope = _scope.current_scope()
+    scope = _around.current_scope()
     while scope is not None:
-        if isinstance(scope, ProcessOwner) and scope._state == _scope._ACTIVE:
+        if isinstance(scope, ProcessOwner) and scope._state == _around.ACTIVE:
             found.append(scope)
         scope = scope._parent
     return found
@@ -96,8 +99,8 @@ def owners() -> list[ProcessOwner]:
 
 def refuse_if_given_up() -> None:
     """Raise `Cancelled` in a thread whose task was given up: it starts nothing any more, but to clean up."""
-    if _scope._fenced(_scope.current_scope()):
-        _scope.raise_if_cancelled()
+    if _shield.is_fenced(_around.current_scope()):
+        _around.raise_if_cancelled()
 
 
 @contextmanager
@@ -124,7 +127,7 @@ def note(entry: Entry, of: Iterable[ProcessOwner]) -> None:
                 noted[:] = [one for one in noted if not one.is_over()]
             noted.append(entry)
         given_up = given_up or owner._fenced
-    if given_up and _scope.cancelled_scope() is not None:  # else the thread has come back, and cleans up with it
+    if given_up and _around.cancelled_scope() is not None:  # else the thread has come back, and cleans up with it
         end([entry])
 
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from threadsafe_timeout._scopes import clean_up as _clean_up
+from threadsafe_timeout._scopes.around import chain, current, hidden_task, workers
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from threadsafe_timeout._scopes.clean_up import Evidence
     from threadsafe_timeout._scopes.scope import CancelScope
 
-__all__ = ["Registration", "run_all"]
+__all__ = ["Registration", "attach_here", "on_cancel", "run_all"]
 
 _logger = logging.getLogger("threadsafe_timeout")
 
@@ -86,10 +88,7 @@ class Registration:
 
     def _attach_in_clean_up(self, innermost: CancelScope | None, now: float) -> bool:
         """False if a scope from `innermost` on is cancelled and not kept out. The caller holds _timer.lock."""
-        from threadsafe_timeout._scopes import clean_up as _clean_up
-        from threadsafe_timeout._scopes import scope as _scope
-
-        scopes = _scope._chain(innermost) if innermost is not None else []
+        scopes = chain(innermost) if innermost is not None else []
         if self._clean_up is None:
             # In the thread it was made in. (Another one, which lowers a shield, finds none: a shield that is put up in
             # clean-up stays up as long as that may take.)
@@ -149,3 +148,21 @@ class Registration:
                 return
         with running:
             self._callback = None
+
+
+def on_cancel(callback: Callable[[], object], *, alarms: bool = True) -> Registration:
+    """Have `callback` run when a scope around is cancelled; at once, in this thread, if one is already.
+
+    An alarm counts as a scope. But its handler may return, and then what was woken goes on: a callback that does more
+    than wake wants no `alarms`.
+    """
+    registration = Registration(callback, alarms)
+    attach_here(registration)
+    return registration
+
+
+def attach_here(registration: Registration) -> None:
+    """Have `registration` listen to the scopes around."""
+    registration.attach(current.get())
+    if workers and (hidden := hidden_task()) is not None:
+        registration.attach(hidden)

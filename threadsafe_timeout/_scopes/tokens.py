@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable
 
 from threadsafe_timeout._checks import check_callable, check_seconds
-from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes.registration import run_all
 from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
@@ -117,18 +118,18 @@ class CancelToken:
                 woken.release()
 
         with self.register(wake):
-            _scope.raise_if_cancelled()
-            around = _scope.on_cancel(wake)
+            _around.raise_if_cancelled()
+            around = _registration.on_cancel(wake)
             until = None if timeout is None else _clock.monotonic() + timeout
             try:
                 while _clock.wait(woken, None if until is None else until - _clock.monotonic()):
                     if self.cancelled:
                         break
-                    _scope.raise_if_cancelled()  # returns after an alarm
+                    _around.raise_if_cancelled()  # returns after an alarm
             finally:
                 around.unregister()
         if not self.cancelled:
-            _scope.raise_if_cancelled()
+            _around.raise_if_cancelled()
         return self.cancelled
 
     def _cancel(self, reason: str) -> bool:

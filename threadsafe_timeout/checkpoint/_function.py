@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._introspection.transparent import transparent
+from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint._fingerprint import task_fingerprint
 from threadsafe_timeout.checkpoint._format import Key
@@ -111,7 +113,7 @@ class _Call:
         self._task: TaskFuture | None = None
 
     def __enter__(self) -> _Call:
-        if _scope.current_scope() is not None:
+        if _around.current_scope() is not None:
             from threadsafe_timeout._pool.task import current_task
 
             self._task = current_task()
@@ -123,7 +125,7 @@ class _Call:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: object) -> None:
         try:
             # In a scope that is cancelled the record is to be on disk all the same.
-            with _scope.shield(_SAVING) if _scope.current_scope() is not None else contextlib.nullcontext():
+            with _shield.shield(_SAVING) if _around.current_scope() is not None else contextlib.nullcontext():
                 if exc is None:
                     self.line = self._save(self.result, "done")
                 elif isinstance(exc, Cancelled):
@@ -159,7 +161,7 @@ def _status(error: BaseException) -> str:
 
 
 def _timed_out(key: Key, scope: _scope.CancelScope) -> DeadlineExceeded:
-    elapsed = None if scope._state == _scope._NEW else _clock.monotonic() - scope._entered_at
+    elapsed = None if scope._state == _around.NEW else _clock.monotonic() - scope._entered_at
     return DeadlineExceeded(scope.name or str(key), scope._budget, elapsed, scope.reason)
 
 

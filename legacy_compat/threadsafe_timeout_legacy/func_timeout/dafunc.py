@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._introspection.names import name_of
+from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout_legacy.func_timeout.exceptions import FunctionTimedOut
@@ -53,7 +55,7 @@ class _Call:
 
     def wait(self, seconds: float | None) -> None:
         """Until it has ended, a scope around is cancelled, or the time is up."""
-        registration = _scope.on_cancel(self.wake)
+        registration = _registration.on_cancel(self.wake)
         try:
             _clock.wait(self._woken, seconds)
         finally:
@@ -80,7 +82,7 @@ def func_timeout(
             finally:
                 call.error = None  # its traceback refers to this frame
         return call.result
-    _scope.raise_if_cancelled()
+    _around.raise_if_cancelled()
     call.scope.cancel("func_timeout")
     call.wait(min(0.1, (timeout or 0.0) / 50))  # a function that gives in at once is not left running
     raise FunctionTimedOut("", timeout, func, args, kwargs)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from threadsafe_timeout._errors import DeadlineExceeded, ThreadsafeTimeoutError
-from threadsafe_timeout._scopes.scope import deadline
+from threadsafe_timeout._scopes.deadlines import deadline
 
 __all__ = ["LOG", "BaseTimeout", "TimeoutException", "base_timeoutable"]
 
