@@ -11,7 +11,7 @@ from threadsafe_timeout._interruption import alarm as _alarm
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._introspection import frames as _frames
 from threadsafe_timeout._introspection.frames import frames_of_others
-from threadsafe_timeout._pool import task as _task
+from threadsafe_timeout._pool import telling as _telling
 from threadsafe_timeout._timing import timer as _timer
 
 BOUND = 30.0
@@ -182,7 +182,7 @@ def test_nor_does_who_looks_where_a_thread_is_stuck(monkeypatch, thread):
     watched, ready, go_on = Watched(), threading.Event(), threading.Event()
     looked_at = thread(lambda: holds(watched, go_on, ready.set))
     assert ready.wait(BOUND)
-    users_frame = _task.users_frame
+    users_frame = _telling.users_frame
 
     def slow(frame):
         found = users_frame(frame)
@@ -190,8 +190,8 @@ def test_nor_does_who_looks_where_a_thread_is_stuck(monkeypatch, thread):
         looked_at.join(BOUND)
         return found
 
-    monkeypatch.setattr(_task, "users_frame", slow)
-    where, stack = _task.thread_position(looked_at.ident)
+    monkeypatch.setattr(_telling, "users_frame", slow)
+    where, stack = _telling.thread_position(looked_at.ident)
     assert where[0] == __file__
     assert "holds" in stack
     assert watched.died.wait(BOUND)
@@ -250,7 +250,7 @@ def test_without_the_gil_no_frame_is_looked_at(monkeypatch, thread):
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     with frames_of_others(looked_at.ident) as frames:
         assert not frames
-    assert _task.thread_position(looked_at.ident) == (None, "")
+    assert _telling.thread_position(looked_at.ident) == (None, "")
     go_on.set()
     assert watched.died.wait(BOUND)
     assert watched.where == [looked_at.ident]

@@ -41,12 +41,36 @@ from threadsafe_timeout._pool import (
     future as _future,
 )
 from threadsafe_timeout._pool import (
+    ladder as _ladder,
+)
+from threadsafe_timeout._pool import (
+    replacing as _replacing,
+)
+from threadsafe_timeout._pool import (
+    settling as _settling,
+)
+from threadsafe_timeout._pool import (
+    state as _state,
+)
+from threadsafe_timeout._pool import (
     task as _task,
+)
+from threadsafe_timeout._pool import (
+    task_scope as _task_scope,
+)
+from threadsafe_timeout._pool import (
+    telling as _telling,
+)
+from threadsafe_timeout._pool import (
+    worker as _worker,
 )
 from threadsafe_timeout._timing import daemon_thread as _daemon_thread
 from threadsafe_timeout._timing import timer as _timer
 
-MODULES = (_events, _exit, _future, _executor, _task, _daemon_thread, _timer, _crew)
+MODULES = (
+    _events, _exit, _future, _executor, _task, _task_scope, _ladder, _telling, _daemon_thread, _timer, _crew, _state,
+    _worker, _replacing, _settling,
+)  # fmt: skip
 PREFIX = "injected"
 BOUND = 120.0  # seconds that anything here may take on a busy machine
 
@@ -143,7 +167,7 @@ def lines(unheard) -> Iterator[Lines]:
 
 def stacks() -> str:
     """Where every thread is: who holds what the lost ones wait for."""
-    return "\n".join(f"{thread.name}:\n{_task.thread_position(thread.ident)[1]}" for thread in threading.enumerate())
+    return "\n".join(f"{thread.name}:\n{_telling.thread_position(thread.ident)[1]}" for thread in threading.enumerate())
 
 
 class Life:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from threadsafe_timeout._pool.events import Event
     from threadsafe_timeout._pool.executor import ThreadPoolExecutor
     from threadsafe_timeout._pool.health import PoolHealth, WorkerHealth
-    from threadsafe_timeout._pool.task import Outcome
+    from threadsafe_timeout._pool.options import Outcome
     from threadsafe_timeout._processes.started import keep_process
     from threadsafe_timeout._scopes.tokens import CancelSource, CancelToken
     from threadsafe_timeout._settings import Settings
@@ -85,7 +85,7 @@ _LAZY = {
     "CancelToken": "_scopes.tokens",
     "CheckpointWriter": "checkpoint",
     "Event": "_pool.events",
-    "Outcome": "_pool.task",
+    "Outcome": "_pool.options",
     "PoolHealth": "_pool.health",
     "Settings": "_settings",
     "ThreadPoolExecutor": "_pool.executor",

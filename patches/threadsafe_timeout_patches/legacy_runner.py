@@ -27,7 +27,7 @@ from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._guard.guard import guard_interactive
 from threadsafe_timeout._guard.tally import cut_answers
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._pool.task import Outcome, TaskOptions
+from threadsafe_timeout._pool.options import Outcome, TaskOptions
 from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._settings import Settings, settings
 from threadsafe_timeout._text import shown

@@ -237,6 +237,8 @@ def tell_pool(loop: Loop) -> None:
     while scope is not None:
         task = getattr(scope, "task", None)
         if task is not None:
-            task.loop_ended(loop.kind, loop.detail)
+            from threadsafe_timeout._pool.telling import loop_ended  # loaded, as there is a task
+
+            loop_ended(task, loop.kind, loop.detail)
             return
         scope = scope._parent

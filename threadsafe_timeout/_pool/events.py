@@ -22,7 +22,7 @@ from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing.daemon_thread import DaemonThread
 
 if TYPE_CHECKING:
-    from threadsafe_timeout._pool.task import Outcome
+    from threadsafe_timeout._pool.options import Outcome
 
 __all__ = ["Event", "EventKind", "Events", "Listener"]
 

@@ -24,7 +24,9 @@ from threadsafe_timeout._pool import exit as _exit
 from threadsafe_timeout._pool.crew import Crew
 from threadsafe_timeout._pool.expired_waits import POLICIES, cancel_expired
 from threadsafe_timeout._pool.health import PoolHealth, health_of
-from threadsafe_timeout._pool.task import Outcome, TaskFuture, TaskOptions
+from threadsafe_timeout._pool.options import Outcome, TaskOptions
+from threadsafe_timeout._pool.state import CrewOptions
+from threadsafe_timeout._pool.task import TaskFuture
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._settings import settings
@@ -121,7 +123,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         number = StandardThreadPoolExecutor._counter  # type: ignore[attr-defined]  # one sequence of names for both
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{number()}"
         self._default_options = TaskOptions(timeout=self._task_timeout)
-        self._crew = Crew(
+        options = CrewOptions(
             width=max_workers,
             prefix=self._thread_name_prefix,
             grace=grace,
@@ -132,6 +134,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
             initializer=initializer,
             initargs=initargs,
         )
+        self._crew = Crew(options)
         # The crew does not know the executor: when nobody does any more, the idle workers go home.
         self._finalizer = weakref.finalize(self, self._crew.orphaned)
         self._finalizer.atexit = False
@@ -409,6 +412,3 @@ class Submitter:
 
             fn, options = saved(writer, self._key, options, fn, args, kwargs)
         return self._pool._submit(options, fn, args, kwargs)
-
-
-

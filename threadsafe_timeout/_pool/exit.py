@@ -19,8 +19,10 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from threadsafe_timeout._pool import ladder as _ladder
 from threadsafe_timeout._pool.events import Event, describe
 from threadsafe_timeout._pool.expired_waits import cancel_at_exit
+from threadsafe_timeout._pool.telling import event_of
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout._timing.daemon_thread import DaemonThread
@@ -149,7 +151,7 @@ def _give_up_overdue() -> None:
     for crew in _all_crews():
         for task in crew.running():
             if task.overdue:
-                task.give_up_at_exit()
+                _ladder.give_up_at_exit(task)
 
 
 def flush_streams() -> None:
@@ -174,13 +176,13 @@ def _leave(crew: Crew) -> None:
     with contextlib.suppress(Exception):
         crew.wait_settled(until)
         for task in crew.running():
-            event = task.event("exhausted")
+            event = event_of(task, "exhausted")
             crew.events.put(
                 logging.ERROR, f"task {describe(event.task or '', event.key)} was running here:\n{event.stack}", event
             )
             scope = task._scope
             if scope is not None:  # whoever starts the program again starts them again
-                task.end_processes(scope, all_of_them=True)
+                _ladder.end_processes(task, scope, all_of_them=True)
         crew.events.flush(max(0.0, until - _clock.monotonic()))
     with contextlib.suppress(Exception):
         logger.critical(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from threadsafe_timeout._pool.events import describe
 from threadsafe_timeout._pool.fetchable import may_be_fetched
+from threadsafe_timeout._pool.telling import event_of
 
 if TYPE_CHECKING:
     from threadsafe_timeout._pool.crew import Crew
@@ -67,7 +68,7 @@ def _cancel(crew: Crew, tasks: Iterable[TaskFuture]) -> None:
             logging.WARNING,
             f"task {describe(task._task_name(), task._options.key)} is cancelled: {_REASON}. "
             "If it should go on to its end, set on_expired_wait='wait', or wait for it without a timeout",
-            task.event("limit"),
+            event_of(task, "limit"),
         )  # fmt: skip
         task.hurry(_REASON)
     crew.events.tell()

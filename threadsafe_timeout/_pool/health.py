@@ -12,8 +12,9 @@ from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._timing import clock as _clock
 
 if TYPE_CHECKING:
-    from threadsafe_timeout._pool.crew import Crew, Worker
+    from threadsafe_timeout._pool.crew import Crew
     from threadsafe_timeout._pool.task import TaskFuture
+    from threadsafe_timeout._pool.worker import Worker
     from threadsafe_timeout._scopes.scope import CancelScope
 
 __all__ = ["PoolHealth", "WorkerHealth", "WorkerState", "health_of"]

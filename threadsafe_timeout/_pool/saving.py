@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import DeadlineExceeded
 from threadsafe_timeout._introspection.transparent import transparent
-from threadsafe_timeout._pool.task import Outcome, TaskOptions
+from threadsafe_timeout._pool.options import Outcome, TaskOptions
 from threadsafe_timeout._text import shown
 
 if TYPE_CHECKING:

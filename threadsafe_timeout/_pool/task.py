@@ -13,130 +13,31 @@ The future *is* the task: one object to make for each call, not three.
 
 from __future__ import annotations
 
-import logging
-import math
-import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass, replace
-from threading import get_ident
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._interruption import pursuit as _pursuit
-from threadsafe_timeout._introspection.frames import frames_of_others, is_users, users_frame
 from threadsafe_timeout._introspection.names import name_of
-from threadsafe_timeout._pool.events import Event, EventKind, describe
+from threadsafe_timeout._pool import ladder as _ladder
 from threadsafe_timeout._pool.future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
-from threadsafe_timeout._processes import started as _started
+from threadsafe_timeout._pool.options import Outcome, TaskOptions
+from threadsafe_timeout._pool.task_scope import TaskScope, run_in_scope
 from threadsafe_timeout._scopes import around as _around
-from threadsafe_timeout._scopes import clean_up as _clean_up
-from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes import scope as _scope
-from threadsafe_timeout._scopes.catchable import in_library
-from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
 if TYPE_CHECKING:
     from threadsafe_timeout._pool.crew import Crew
-    from threadsafe_timeout._scopes.tokens import CancelToken
 
-__all__ = ["Outcome", "TaskFuture", "TaskOptions", "current_task"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a task ended: its `result`, or its `error`. The error of an overdue task is a `DeadlineExceeded`."""
-
-    result: Any = None
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """What one task wants: see `ThreadPoolExecutor.with_options`."""
-
-    timeout: float | None = None
-    name: str | None = None
-    # Gets the outcome before the future does, outside every scope and in a pool thread that is not stuck; what it
-    # returns is the future's result, what it raises the future's exception. This is where a task is saved.
-    settle: Callable[[Outcome], Any] | None = None
-    deadline: float | None = None
-    token: CancelToken | None = None
-    key: str | int | None = None
+__all__ = ["TaskFuture", "cancelled_while_pending", "current_task", "fail_pending", "pass_over"]
 
 
 _NO_OPTIONS = TaskOptions()
-_MOMENT = 0.25  # seconds: what a thread gets to end when its clean-up's time is over, or to begin with that at exit
 # Whose outcome counts: nobody's yet; that of the worker whose hand it is in; that of whoever gave it up.
 _UNCLAIMED, _BY_WORKER, _GIVEN_UP = 0, 1, 2
-
-
-class _TaskScope(_started.ProcessOwner):
-    """A task's scope: cancelling it starts the task's ladder. (A registration for each task would cost as much as the
-    scope does.)"""
-
-    __slots__ = ("_fenced", "_softened", "catchable", "task")
-    _of_task = True
-    _fenced: bool
-    task: TaskFuture | None  # until the task is released: contexts that inherit the scope may outlive it by far
-    catchable: bool  # whether the task's own handlers are to see its deadline first
-    _softened: bool  # whether that is all they have seen
-
-    def _cancel(self, reason: str, *, interrupt: bool) -> bool:
-        task = self.task
-        if task is not None:
-            self.name = task._task_name()
-            if self._state != _around.DONE:  # also if it is about to be entered: the task has begun
-                task._begin_ladder(reason)
-        return super()._cancel(reason, interrupt=interrupt)
-
-    def _owed(self, frame: FrameType | None = None) -> Cancelled | DeadlineExceeded:
-        cancelled = super()._owed(frame)
-        assert isinstance(cancelled, Cancelled)
-        # A busy library may have a handler of its own (`os.walk` passes over an OSError), and go on with less.
-        if self.catchable and not in_library() and (frame is None or is_users(frame)):
-            return self._soften(cancelled) or cancelled
-        if self._thread == get_ident():
-            self._softened = False
-        return cancelled
-
-    def _may_strike(self, frame: FrameType) -> bool:
-        return not self.catchable or is_users(frame)
-
-    def _soften(self, cancelled: Cancelled) -> DeadlineExceeded | None:
-        """Once, in the task's own thread, for its own deadline."""
-        task = self.task
-        if not self.catchable or self._reason != "deadline" or self._thread != get_ident() or task is None:
-            return None
-        self.catchable = False
-        self._softened = True
-        error = task._timed_out(self._reason)
-        error._clean_up, error._attempt, error.scope = cancelled._clean_up, cancelled._attempt, self
-        error.__cause__ = cancelled
-        return error
-
-    def _close(self, exc: BaseException | None, own: bool) -> bool:
-        # A task that has caught its deadline, and returned without another call, has its result.
-        return False if exc is None and self._softened else super()._close(exc, own)
-
-    def _grace_seconds(self) -> float:
-        task = self.task
-        return task._crew.grace if task is not None else super()._grace_seconds()
-
-    def _inherit(self, parent: _scope.CancelScope) -> None:
-        # A task whose submitter is cancelled has no time left either.
-        registration = _registration.Registration(self._cancelled_around)
-        self._extra().registrations.append(registration)
-        registration.attach(parent)
-
-    def _cancelled_around(self) -> None:
-        task = self.task
-        if task is not None:
-            task._begin_ladder("a scope around it")
-        self._pursue()
 
 
 class TaskFuture(LightFuture):
@@ -170,11 +71,11 @@ class TaskFuture(LightFuture):
         self._crew = crew
         self._options = options
         self._call: tuple[Context, Callable[..., Any], Any, Any] | None = (context, function, args, kwargs)
-        scope = _scope.prepare(_scope.new(_TaskScope), None, options.timeout)
+        scope = _scope.prepare(_scope.new(TaskScope), None, options.timeout)
         scope._fenced = scope._softened = False
         scope.catchable = crew.catchable
         scope.task = self
-        self._scope: _TaskScope | None = scope
+        self._scope: TaskScope | None = scope
 
     def heed_options(self) -> None:
         """See to what few tasks have: a deadline that holds while it is pending, a token."""
@@ -232,16 +133,16 @@ class TaskFuture(LightFuture):
             left = max(0.0, self._options.deadline - _clock.monotonic())
             scope._budget = left if scope._budget is None else min(left, scope._budget)
         try:
-            result = context.run(_run_in_scope, scope, function, args, kwargs)
+            result = context.run(run_in_scope, scope, function, args, kwargs)
             return (None, self._timed_out(self._reason)) if self._bereft else (result, None)
         except Cancelled as exc:
             if self._rung is not None:
-                self.end_processes(scope, all_of_them=False)
+                _ladder.end_processes(self, scope, all_of_them=False)
             # A BaseException that reaches whoever asks for the result would end his whole batch.
             return None, self._timed_out(exc.scope.reason)
         except BaseException as exc:
             if self._rung is not None:
-                self.end_processes(scope, all_of_them=False)
+                _ladder.end_processes(self, scope, all_of_them=False)
             if isinstance(exc, BaseExceptionGroup) and exc.subgroup(Cancelled) is not None:
                 error = self._timed_out(self._reason)  # a scope around the task was cancelled, in a task group
                 error.__cause__ = exc
@@ -367,7 +268,7 @@ class TaskFuture(LightFuture):
             scope.task = None
         self._call = self._scope = None
         if self._rung is not None:
-            self._leave_ladder()
+            _ladder.leave(self)
         if self._undo is not None:
             for undo in self._undo:
                 undo()
@@ -411,164 +312,26 @@ class TaskFuture(LightFuture):
     def timed_out_outcome(self) -> Outcome:
         return Outcome(error=self._timed_out(self._reason))
 
-    # The ladder. Rungs 1 and 2 (cancel, unblock) are the scope's; these run in the timer thread or in the canceller's.
-
-    def _begin_ladder(self, reason: str) -> None:
-        with _timer.lock:
-            if self._rung is not None or not self._set_rung(self._climb):
-                return
-        self._reason = reason
-        # Before what it waits in is woken: that is where it is, and who has left the pool has been told.
-        self._tell("overdue", logging.INFO, "was cancelled")
+    # For the timer. Methods, whose names begin like that: `fetchable` knows that they ask for no outcome.
 
     def _climb(self) -> None:
-        if self._claimed or self._cleans_up(self._climb):
-            return
-        if self._hurried:
-            self._crew.abandon(self)
-            return
-        with _timer.lock:
-            if not self._set_rung(self._abandon):
-                return
-        self._insisting = True
-        scope = self._scope
-        if scope is not None and scope._state == _around.ACTIVE:
-            _pursuit.insist(scope._thread)
-        self._tell("interrupting", logging.WARNING, f"has not ended {self._crew.grace:g} s after it was cancelled")
-        if scope is not None and not _was_delivered(scope) and _started.any_running(scope):
-            # It is stuck in one of them, most likely: in its pipe. Noted first: it may return, with what came through
-            # the pipe, as soon as that breaks.
-            self._bereft = True
-            self._bereft = self.end_processes(scope, all_of_them=True)
-
-    def end_processes(self, scope: _TaskScope, *, all_of_them: bool) -> bool:
-        """End what it has started: all, if it is given up; or those that nobody else sees to, if it has ended by
-        itself. True if anything ran."""
-        entries = _started.started_in(scope)
-        if not entries:
-            return False
-        event = self.event("processes")  # where it is; it may go on as soon as they end
-        ended = _started.end(entry for entry in entries if all_of_them or entry.ends_with_its_task)
-        if ended or any(entry.ends_at_exit for entry in entries):
-            from threadsafe_timeout._processes import exit as _process_exit
-
-            _process_exit.leave(entry for entry in entries if entry.ends_at_exit)
-            _process_exit.was_ended({one.pid for one in ended})
-        if ended:
-            event = replace(event, pids=tuple(one.pid for one in ended))
-            name = describe(self._task_name(), event.key)
-            names = ", ".join(map(str, ended))
-            what = "processes that it had started were ended"
-            self._crew.events.put(logging.WARNING, f"task {name} is over ({event.reason}); {what}: {names}", event)
-            self._crew.events.tell()
-        return bool(ended)
-
-    def _set_rung(self, climb: Callable[[], object], when: float | None = None) -> bool:
-        """Arm the next rung, a grace from now or at `when`; False if the task has ended. The caller holds _timer.lock.
-
-        First the rung, then the look at the claim; `_leave_ladder` is called after the claim: one of them sees the
-        other.
-        """
-        if self._rung is not None:
-            _timer.disarm(self._rung)
-        self._rung = _timer.arm(_clock.monotonic() + self._crew.grace if when is None else when, climb)
-        if self._claimed:
-            _timer.disarm(self._rung)
-            return False
-        return True
-
-    def _leave_ladder(self) -> None:
-        with _timer.lock:
-            if self._rung is not None:
-                _timer.disarm(self._rung)
+        _ladder.climb(self)
 
     def _abandon(self) -> None:
-        if not self._cleans_up(self._abandon):
-            self._crew.abandon(self)
-
-    def _cleans_up(self, climb: Callable[[], object]) -> bool:
-        """Whether its thread may be cleaning up. Then `climb` is called a moment after the grace of that, when what it
-        waits in has ended."""
-        scope = self._scope
-        if scope is None or self._crew.interrupted:
-            return False
-        until = _clean_up.cleans_up_until(scope, scope._thread) if scope._state == _around.ACTIVE else -math.inf
-        if until <= _clock.monotonic():
-            return False
-        with _timer.lock:
-            return self._set_rung(climb, until + _MOMENT) or True
-
-    def give_up_at_exit(self) -> None:
-        """Abandon it now; or as soon as it has cleaned up, or has had a moment to begin with that."""
-        self._hurried = True
-        scope = self._scope
-        began = scope._delivered.cancelled_at + _MOMENT if scope is not None and scope._cancelled else -math.inf
-        if self._crew.interrupted or began <= _clock.monotonic():
-            self._climb()
-            return
-        with _timer.lock:
-            self._set_rung(self._climb, began)
+        _ladder.abandon(self)
 
     def _expire_pending(self) -> None:
-        """Its deadline has passed. If it is still pending, it is not to run."""
-        error = DeadlineExceeded(
-            self._task_name(), reason="its deadline passed while it waited for a worker; it never started"
-        )
-        self._crew.fail_soon(self, error)
-
-    def _tell(self, kind: EventKind, level: int, what: str) -> None:
-        events = self._crew.events
-        if not events.wanted(level):
-            return
-        event = self.event(kind)
-        where = "" if event.where is None else " (at {}:{}, in {})".format(*event.where)
-        name = describe(self._task_name(), event.key)
-        text = f"task {name} {what} ({shown(event.reason)}); it has run for {event.elapsed:.1f} s{where}"
-        if event.stack and kind != "overdue":
-            text += f":\n{event.stack}"
-        events.put(level, text, event)
-        events.tell()
-
-    def loop_ended(self, kind: str, detail: str) -> None:
-        """A guard has ended a loop in this task: counted, and told to who listens."""
-        with self._crew.lock:
-            self._crew.loops += 1
-        events = self._crew.events
-        if events.wanted(logging.INFO):
-            event = replace(self.event("loop"), reason=f"{kind}: {detail}")
-            text = f"task {describe(self._task_name(), event.key)}: its loop was ended ({event.reason})"
-            events.put(logging.INFO, text, event)
-            events.tell()
-
-    def event(self, kind: EventKind, **more: Any) -> Event:
-        """An `Event` about this task, as it is now."""
-        worker = self._crew.worker_of(self)
-        where, stack = thread_position(worker.thread.ident if worker is not None else None)
-        return Event(
-            kind, self._crew.prefix, self._task_name(), self._options.key,
-            worker.thread.name if worker is not None else None, self.elapsed(),
-            self._reason, where, stack, **more,
-        )  # fmt: skip
+        _ladder.expire_pending(self)
 
 
 def current_task() -> TaskFuture | None:
     """The pool's task that this thread runs, or whose context it inherited; None outside of one."""
     scope = _around.current_scope()
     while scope is not None:
-        if isinstance(scope, _TaskScope):
+        if isinstance(scope, TaskScope):
             return scope.task
         scope = scope._parent
     return None
-
-
-def _run_in_scope(scope: _TaskScope, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    with scope:
-        parent = scope._parent
-        if parent is not None:
-            if scope._extras is None:
-                scope._inherit(parent)  # the system has given this thread the ident of the submitter's, which has ended
-            _around.raise_if_cancelled()
-        return function(*args, **kwargs) if kwargs else function(*args)  # the latter is cheaper
 
 
 def _theirs(exc: BaseException) -> TracebackType | None:
@@ -578,29 +341,9 @@ def _theirs(exc: BaseException) -> TracebackType | None:
     return (below.tb_next or below) if below is not None else None
 
 
-def _was_delivered(scope: _scope.CancelScope | None) -> bool:
-    """Whether a cancellation of a scope around has been raised: then it may be cleaning up, with processes."""
-    while scope is not None:
-        if scope._cancelled and scope._delivered:
-            return True
-        scope = scope._parent
-    return False
-
-
 def _disarm(entry: _timer.Entry) -> None:
     with _timer.lock:
         _timer.disarm(entry)
-
-
-def thread_position(ident: int | None) -> tuple[tuple[str, int, str] | None, str]:
-    """Where a thread is: the user's file, line and function; and the stack, without the values of variables."""
-    with frames_of_others(ident or -1) as tops:
-        if ident not in tops:
-            return None, ""
-        where, frames = users_frame(tops[ident]), traceback.extract_stack(tops[ident])
-    # From the task's own function on: what starts a thread and a worker is the same for all of them.
-    ours = [number for number, entry in enumerate(frames) if entry.filename == __file__]
-    return where, "".join(traceback.format_list(frames[ours[-1] + 1 :] if ours else frames))
 
 
 def cancelled_while_pending(task: TaskFuture) -> None:

@@ -26,7 +26,8 @@ from threadsafe_timeout.checkpoint._values import RecordedError
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
 
 if TYPE_CHECKING:
-    from threadsafe_timeout._pool.task import Outcome, TaskFuture
+    from threadsafe_timeout._pool.options import Outcome
+    from threadsafe_timeout._pool.task import TaskFuture
 
 __all__ = ["CheckpointedFunction", "checkpointed"]
 

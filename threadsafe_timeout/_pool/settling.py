@@ -1,0 +1,48 @@
+"""Settling: tasks that somebody has claimed who has no time to give them their outcome.
+
+They stand in `crew.owed`. A worker that is started for it settles them before it does anything else; where no thread
+is to be had, the thread that would have started it does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._pool.crew import Crew
+    from threadsafe_timeout._pool.task import TaskFuture
+    from threadsafe_timeout._pool.worker import Worker
+
+__all__ = ["drawn", "settle_all", "settle_owed"]
+
+
+def settle_owed(worker: Worker) -> None:
+    """What a worker that was started for it does first."""
+    crew, hand = worker.crew, worker.hand
+    while True:
+        with crew.lock:
+            if not crew.owed:
+                crew.settling.discard(worker)
+                crew._gone.notify_all()
+                return
+            hand.extend(islice(drawn(crew.owed), 1))
+        hand[0].settle_owed()
+        hand.clear()
+
+
+def settle_all(crew: Crew) -> None:
+    """The same, without a worker."""
+    while True:
+        with crew.lock:
+            if not crew.owed:
+                return
+            task = crew.owed.popleft()
+        task.settle_owed()
+
+
+def drawn(source: deque[TaskFuture]) -> Iterator[TaskFuture]:
+    """Its tasks, taken from it one by one. With `extend` and `islice` around it, all of it runs in C."""
+    return iter(source.popleft, None)  # which never comes
