@@ -40,6 +40,7 @@ BOUND = 10.0
 MECHANISM = _pursuit.support().mechanism
 if MECHANISM == "async exception":
     from threadsafe_timeout._interruption import async_exception as _async_exception
+    from threadsafe_timeout._interruption.arrival import arrival
 monitored = pytest.mark.skipif(MECHANISM != "monitoring", reason="sys.monitoring is not used here")
 pytestmark = pytest.mark.skipif(MECHANISM is None, reason=_pursuit.support().detail)
 
@@ -114,7 +115,7 @@ class EveryPlace:
             if event == "line" and self.insist:
                 self.hook(frame, frame.f_lasti)
             elif event in ("call", "opcode") and not self.insist:
-                lands = _async_exception.arrival(frame.f_code, frame.f_lasti)
+                lands = arrival(frame.f_code, frame.f_lasti)
                 if jumping == (frame, frame.f_lasti) or lands == frame.f_lasti:
                     jumping = None, 0
                     self.hook(frame, frame.f_lasti)
@@ -235,7 +236,7 @@ def test_what_is_sent_to_a_loop_at_the_head_of_a_try_would_miss_its_handler():
         )
         thread.join()
         jump = max(offset for offset, name in CodeMap(body.__code__).names.items() if name == "JUMP_BACKWARD")
-        return done, _async_exception.arrival(body.__code__, jump) is not None
+        return done, arrival(body.__code__, jump) is not None
 
     assert sent_to(direct) == (["started", "outside"], False)
     assert sent_to(one_more_line) == (["started", "finally", "outside"], True)

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import opcode
 import sys
 import threading
 import time
@@ -44,12 +43,12 @@ from contextlib import contextmanager
 from itertools import compress, count, repeat, starmap
 from operator import attrgetter, eq, is_, itemgetter
 from threading import get_ident
-from types import CodeType, FrameType, FunctionType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._interruption import pursuit as _pursuit
-from threadsafe_timeout._interruption.code_map import code_map
+from threadsafe_timeout._interruption.arrival import arrival
 from threadsafe_timeout._introspection.frames import frames_of_others
 from threadsafe_timeout._introspection.transparent import is_protected
 from threadsafe_timeout._scopes import shield as _shield
@@ -59,16 +58,11 @@ from threadsafe_timeout._timing import timer as _timer
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.scope import CancelScope
 
-__all__ = ["AsyncException", "arrival"]
+__all__ = ["AsyncException"]
 
 TraceFunction = Callable[[FrameType, str, Any], Any]
 Shields = frozenset[_shield.Shield]
 
-# Instructions of 3.11 at which a thread can be found waiting with nothing under way. (JUMP_BACKWARD_NO_INTERRUPT is
-# what an await goes round with, and is none.)
-_CHECKS = frozenset(
-    name for name in opcode.opmap if name in ("JUMP_BACKWARD", "RESUME") or name.startswith("POP_JUMP_BACKWARD_")
-)
 # A thread is let go on by a few instructions, so often and so long at most, before it is left until the next look.
 # Longer each time it could not be had, up to half of all time.
 _STEPS, _BURST, _LONGEST_BURST = 16, 0.001, 0.01  # seconds
@@ -83,53 +77,6 @@ _LAST_RESORT = 6  # and before the handler of an alarm is run where it has to ra
 _LOAD = getattr(getattr(sys.modules["_frozen_importlib"], "_load_unlocked", None), "__code__", None)
 
 _sent: dict[int, CancelScope] = {}  # by thread ident: whose exception is being sent
-
-
-def _compare_and_jump() -> frozenset[int]:
-    """The opcodes that a comparison and the jump after it are replaced by when the interpreter has warmed up.
-
-    Such a pair is one instruction, and a thread that waits at the jump is found at the comparison. They have no names.
-    """
-
-    def warm(last: Any, step: Any) -> None:
-        now = step
-        while now < last:
-            now += step
-
-    def equal(last: str, now: str) -> None:
-        while now != last:
-            now = last
-
-    found = set()
-    compare = opcode.opmap["COMPARE_OP"]
-    for function, last, step in ((warm, 99, 1), (warm, 99.0, 1.0), (equal, "b", "a")):
-        fresh = FunctionType(function.__code__.replace(co_name="warm"), {})  # not specialised for anything yet
-        for _ in range(99):
-            fresh(last, step)
-        adapted = fresh.__code__._co_code_adaptive  # type: ignore[attr-defined]  # private
-        found |= {adapted[offset] for offset in code_map(fresh.__code__).names if _before_jump(fresh.__code__, offset)}
-    return frozenset(found - {compare})
-
-
-def _before_jump(code: CodeType, offset: int) -> bool:
-    """Whether the instruction at `offset` is a comparison, and the next one a jump at which a thread may wait."""
-    mapped = code_map(code)
-    return mapped.names.get(offset) == "COMPARE_OP" and mapped.names.get(mapped.next[offset]) in _CHECKS
-
-
-def arrival(code: CodeType, offset: int) -> int | None:
-    """Where what is sent to a thread that is found at `offset`, innermost, appears; None if that is not known.
-
-    As the instruction that is next; the handlers are its own.
-    """
-    mapped = code_map(code)
-    if _before_jump(code, offset):
-        if code._co_code_adaptive[offset] not in _PAIRS:  # type: ignore[attr-defined]  # private
-            return None
-        offset = mapped.next[offset]
-    elif mapped.names.get(offset) not in _CHECKS:
-        return None
-    return mapped.lands(offset)
 
 
 class _Interruption(Cancelled):
@@ -180,9 +127,6 @@ def _on_event(frame: FrameType, event: str, argument: object) -> TraceFunction |
 def _stop_tracing() -> None:
     if sys.gettrace() is _on_event:  # else it is that of a debugger by now
         sys.settrace(None)
-
-
-_PAIRS = _compare_and_jump()
 
 
 class AsyncException:

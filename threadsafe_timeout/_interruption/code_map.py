@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import opcode
 import sys
-from collections.abc import Iterator
 from enum import IntEnum
 from types import CodeType
+
+from threadsafe_timeout._interruption.exception_table import exception_table
 
 __all__ = ["CodeMap", "Verdict", "code_map"]
 
@@ -63,6 +64,8 @@ _USES_RESULT = frozenset({
 })  # fmt: skip
 _CACHE_SIZE = 2048
 
+_Position = tuple[int | None, int | None, int | None, int | None]  # line, end line, column, end column
+
 
 class Verdict(IntEnum):
     """Whether an exception may appear at an instruction."""
@@ -84,7 +87,7 @@ class CodeMap:
         self._start: list[int] = []  # by code unit: the offset of the instruction it belongs to
         self._decode(code.co_code)
         self._handlers: list[int | None] = [None] * len(self._start)  # by code unit: the innermost handler
-        for start, end, target in _exception_table(code):
+        for start, end, target in exception_table(code):
             self._handlers[start // 2 : end // 2] = [target] * ((end - start) // 2)
         self._chains: dict[int, tuple[int, ...]] = {}
         # An `async with` is entered by an await, which the handlers of what is around it cover. None of its places
@@ -106,7 +109,10 @@ class CodeMap:
         self._acquired = self._follow_acquired(code.co_names)
         self._before = {following: offset for offset, following in self.next.items()}
         self._risky_heads = {head for head in self.heads if self._follows_a_call(head)}
-        positions = list(code.co_positions())
+        self._read_positions(list(code.co_positions()))
+
+    def _read_positions(self, positions: list[_Position]) -> None:
+        """See to what only the source positions tell."""
         in_final = {offset for offset in self.names if self._inside(offset, self._finals)}
         final_positions = {positions[offset // 2] for offset in in_final if positions[offset // 2][0] is not None}
         self._final = in_final | {offset for offset in self.names if positions[offset // 2] in final_positions}
@@ -254,7 +260,7 @@ class CodeMap:
             before = handler
         return False
 
-    def _has_one_line_loop(self, positions: list[tuple[int | None, int | None, int | None, int | None]]) -> bool:
+    def _has_one_line_loop(self, positions: list[_Position]) -> bool:
         """Whether some loop stays on one line."""
         for source, target in self._jumps.items():
             if target <= source:
@@ -368,23 +374,6 @@ class CodeMap:
         if self.names[offset] not in _CALLING if calling else self._before_try(offset):
             return Verdict.NEVER
         return Verdict.IN_HANDLER if self._inside(offset, self._excepts) else Verdict.CLEAN
-
-
-def _exception_table(code: CodeType) -> Iterator[tuple[int, int, int]]:
-    """(start, end, target) of each range, in bytes: 6 bits a byte, bit 6 for "more", in units of two bytes."""
-    stream = iter(code.co_exceptiontable)
-
-    def number(byte: int) -> int:
-        value = byte & 63
-        while byte & 64:
-            byte = next(stream)
-            value = value << 6 | byte & 63
-        return value
-
-    for byte in stream:
-        start, length, target = number(byte), number(next(stream)), number(next(stream))
-        number(next(stream))  # the stack depth
-        yield 2 * start, 2 * (start + length), 2 * target
 
 
 # By identity, because code objects compare by value, slowly. The map's owner keeps the code object alive, and with it

@@ -6,7 +6,6 @@ An instance of the standard class (asyncio insists on that), on its own queue an
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +20,9 @@ from threadsafe_timeout._checks import check_callable, check_instant, check_seco
 from threadsafe_timeout._environment import program as _program
 from threadsafe_timeout._environment.surroundings import threads_replaced_by
 from threadsafe_timeout._pool import exit as _exit
+from threadsafe_timeout._pool.arguments import check_initializer, check_policies, check_workers, is_key, writer_of
 from threadsafe_timeout._pool.crew import Crew
-from threadsafe_timeout._pool.expired_waits import POLICIES, cancel_expired
+from threadsafe_timeout._pool.expired_waits import cancel_expired
 from threadsafe_timeout._pool.health import PoolHealth, health_of
 from threadsafe_timeout._pool.options import Outcome, TaskOptions
 from threadsafe_timeout._pool.state import CrewOptions
@@ -91,17 +91,8 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         checkpoint: CheckpointWriter | str | os.PathLike[str] | None = None,
     ) -> None:
         # Not super().__init__(): its queue, threads and semaphore are what this class replaces.
-        if max_workers is None:
-            count = getattr(os, "process_cpu_count", os.cpu_count)  # the former from 3.13 on, as in the standard pool
-            max_workers = min(32, (count() or 1) + 4)
-        if max_workers is not True:  # which has always been 1
-            max_workers = check_whole("max_workers", max_workers, -sys.maxsize)
-        if max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        if not isinstance(initargs, Iterable):
-            raise TypeError(f"initargs must be the initializer's arguments, as a tuple; got {initargs!r}")
+        max_workers = check_workers(max_workers)
+        check_initializer(initializer, initargs)
         _program.look(_getframe(1))
         other = threads_replaced_by()
         if other is not None:
@@ -114,11 +105,8 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         if max_abandoned is None:
             max_abandoned = max(_CHEAP, 2 * max_workers) if chosen.max_abandoned is None else chosen.max_abandoned
         max_abandoned = check_whole("max_abandoned", max_abandoned)
-        if on_exhausted not in (None, "raise", "exit"):
-            raise ValueError(f"on_exhausted must be 'raise' or 'exit', got {on_exhausted!r}")
-        if on_expired_wait not in (None, *POLICIES):
-            raise ValueError(f"on_expired_wait must be 'cancel', 'single' or 'wait', got {on_expired_wait!r}")
-        self._checkpoint, self._opened = _writer_of(checkpoint)
+        check_policies(on_exhausted, on_expired_wait)
+        self._checkpoint, self._opened = writer_of(checkpoint)
         self._max_workers = max_workers
         number = StandardThreadPoolExecutor._counter  # type: ignore[attr-defined]  # one sequence of names for both
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{number()}"
@@ -219,7 +207,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
 
         Raises ValueError if `key` is given and the pool has no `checkpoint`.
         """
-        if key is not None and getattr(self._checkpoint, "_key", None) is None and not _is_key(key):
+        if key is not None and getattr(self._checkpoint, "_key", None) is None and not is_key(key):
             raise TypeError(f"key must be a str, an int, or a function of the task's arguments; got {key!r}")
         if key is not None and self._checkpoint is None:
             raise ValueError("key= needs a place to save to: ThreadPoolExecutor(…, checkpoint=CheckpointWriter(path))")
@@ -348,22 +336,6 @@ def _submit_next(
     if pool is not None:
         for arguments in islice(inputs, 1):
             futures.append(_submit_catchable(pool.submit, fn, *arguments))
-
-
-def _is_key(key: object) -> bool:
-    return callable(key) or (isinstance(key, (str, int)) and not isinstance(key, bool))
-
-
-def _writer_of(checkpoint: Any) -> tuple[CheckpointWriter | None, CheckpointWriter | None]:
-    """What a pool saves in; and the same again if it was opened here."""
-    if checkpoint is None or (hasattr(checkpoint, "save") and hasattr(checkpoint, "started")):
-        return checkpoint, None
-    if not isinstance(checkpoint, (str, bytes, os.PathLike)):
-        raise TypeError(f"checkpoint must be a CheckpointWriter, or the path of a journal; got {checkpoint!r}")
-    from threadsafe_timeout.checkpoint import CheckpointWriter
-
-    writer = CheckpointWriter(os.fsdecode(checkpoint))
-    return writer, writer
 
 
 def _cancel_pending(future: Any) -> None:

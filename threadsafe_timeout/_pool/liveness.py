@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from types import CodeType
 
-from threadsafe_timeout._interruption.code_map import _exception_table
+from threadsafe_timeout._interruption.exception_table import exception_table
 
 __all__ = ["names_mentioned", "on_stack_at", "returns_what_it_has", "still_read"]
 
@@ -112,7 +112,7 @@ def _steps(code: CodeType, offset: int) -> tuple[dict[int, _Step], int]:
     """The instructions by their offsets, and the one that is at `offset`."""
     instructions = list(dis.get_instructions(code))
     offsets = [instruction.offset for instruction in instructions]
-    handlers = list(_exception_table(code))
+    handlers = list(exception_table(code))
     steps: dict[int, _Step] = {}
     for number, instruction in enumerate(instructions):
         following = offsets[number + 1] if number + 1 < len(offsets) else None

@@ -26,6 +26,7 @@ __all__ = [
     "TRAILER",
     "VERSION",
     "Key",
+    "checked_key",
     "envelope",
     "event_line",
     "intact_parts",
@@ -40,6 +41,7 @@ MAGIC = "threadsafe-timeout checkpoint"
 
 Key = str | int
 
+_LARGEST = 10**4000  # as in _values
 _SUM = b',"sum":"%08x"}\n'
 TRAILER = len(_SUM % 0) - 1  # without the newline
 _RESULT = b',"result":'
@@ -51,6 +53,21 @@ def seal(fields: dict[str, Any]) -> bytes:
     """The line for `fields`, ended by its newline."""
     body = dumps({"v": VERSION, **fields}, name="record")[:-1]
     return b"".join((body, _SUM % zlib.crc32(body)))
+
+
+def checked_key(name: object) -> Key:
+    """`name` as a key; raises TypeError or ValueError for what cannot be one."""
+    if isinstance(name, str):
+        return str.__str__(name)  # of an enum or another class of its own, which would come back as something else
+    if isinstance(name, int) and not isinstance(name, bool):
+        number = int.__int__(name)
+        if -_LARGEST < number < _LARGEST:
+            return number
+        raise ValueError("a checkpoint key of thousands of digits cannot be read back: make it a str")
+    raise TypeError(
+        f"a checkpoint key is a str or an int, not {type(name).__name__}: give the task's id, or open the writer "
+        f"with key= (key=task_fingerprint makes one from the task's fields)"
+    )
 
 
 def event_line(

@@ -54,9 +54,7 @@ def open_run(
     A damaged journal raises `CheckpointCorrupt`; nothing is discarded. If several processes share a run, let one of
     them call this, and the others open the path with `resume="always"`.
     """
-    if resume not in ("unfinished", "always", "never"):
-        meant = nearest(resume, ("unfinished", "always", "never"))
-        raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}{meant}")
+    check_resume(resume)
     check_retry(retry)
     lock_timeout = CheckpointWriter.check(mode, lock_timeout, key, default)
     journal = Journal(path, config=config, durable=mode == "durable")
@@ -71,6 +69,13 @@ def open_run(
     except BaseException:
         writer.close()
         raise
+
+
+def check_resume(resume: str) -> None:
+    """Raise ValueError for a `resume` that makes no sense."""
+    if resume not in ("unfinished", "always", "never"):
+        meant = nearest(resume, ("unfinished", "always", "never"))
+        raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}{meant}")
 
 
 def _make_room(journal: Journal, resume: Resume) -> None:

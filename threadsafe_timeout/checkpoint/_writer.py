@@ -28,12 +28,13 @@ from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._text import nearest
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _format, _spill
+from threadsafe_timeout.checkpoint._entry import Entry
 from threadsafe_timeout.checkpoint._errors import (
     CheckpointClosed,
     CheckpointLockTimeout,
     CheckpointSaveError,
 )
-from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, STARTED, Key
+from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, STARTED, Key, checked_key
 from threadsafe_timeout.checkpoint._journal import Journal
 from threadsafe_timeout.checkpoint._lock import pause
 from threadsafe_timeout.checkpoint._records import attempts_in
@@ -51,32 +52,8 @@ _PASSING = frozenset({
     errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ESTALE,
     errno.ETIMEDOUT,
 })  # fmt: skip
-_LARGEST = 10**4000  # as in _values
 _PAUSES = (0.05, 0.2, 0.5)  # seconds before each further try
 _IMPATIENT = 0.2  # seconds to wait for the lock while the journal is known to be unavailable
-
-
-class _Entry:
-    """One line on its way to the disk, and the thread that waits for it."""
-
-    __slots__ = ("batch", "durable", "gate", "line", "next", "problem", "settled", "waiting")
-
-    def __init__(self, line: bytes, durable: bool) -> None:
-        self.line = line
-        self.durable = durable
-        self.settled = False
-        self.problem: OSError | None = None
-        self.waiting = True  # False once its thread has left: it must not be made leader
-        self.batch: list[_Entry] = []  # what it leads
-        self.next: _Entry | None = None  # whom to wake when woken
-        self.gate = threading.Lock()  # released when settled, or when it becomes the leader
-        self.gate.acquire()
-
-    def open_gate(self) -> None:
-        try:
-            self.gate.release()
-        except RuntimeError:
-            pass  # opened already: handing on the lead may be interrupted and then happens twice
 
 
 class CheckpointWriter:
@@ -156,8 +133,8 @@ class CheckpointWriter:
         self._default = default
         self._lock_timeout = lock_timeout
         self._mutex = threading.Lock()  # guards everything below; never held while the disk is waited for
-        self._queue: deque[_Entry] = deque()
-        self._leader: _Entry | None = None
+        self._queue: deque[Entry] = deque()
+        self._leader: Entry | None = None
         self._closed = False
         self._under_way: dict[Key, tuple[int, float]] = {}  # key → attempt, monotonic start
         # The leader's own, so guarded by the lead:
@@ -188,7 +165,7 @@ class CheckpointWriter:
         with self._mutex:
             attempt = self._attempts[name] = self._attempts.get(name, 0) + 1
             self._under_way[name] = (attempt, _clock.monotonic())
-        entry = _Entry(_format.event_line(STARTED, name, _clock.wall_time(), attempt), durable=False)
+        entry = Entry(_format.event_line(STARTED, name, _clock.wall_time(), attempt), durable=False)
         self._commit(entry, name)
         if entry.problem is not None:
             log.error("%s: that %r started could not be recorded: %s", self.path, name, entry.problem)
@@ -219,7 +196,7 @@ class CheckpointWriter:
                 attempt = self._attempts[name] = self._attempts.get(name, 0) + 1
                 start = -1.0
         elapsed = None if start < 0 else _clock.monotonic() - start
-        entry = _Entry(_format.event_line(status, name, _clock.wall_time(), attempt, elapsed, data), durable=True)
+        entry = Entry(_format.event_line(status, name, _clock.wall_time(), attempt, elapsed, data), durable=True)
         self._commit(entry, name)
         if entry.problem is not None:
             raise CheckpointSaveError(self.path, name, status, result, str(entry.problem)) from entry.problem
@@ -230,7 +207,7 @@ class CheckpointWriter:
         line = b""
         if ended:
             line = _format.seal({"event": CLOSED, "time": round(_clock.wall_time(), 6), "pid": os.getpid()})
-        entry = _Entry(line, durable=True)
+        entry = Entry(line, durable=True)
         if self._closed:
             return
         try:
@@ -257,22 +234,11 @@ class CheckpointWriter:
         return f"<CheckpointWriter {self.path}{' closed' if self._closed else ''}>"
 
     def _key_of(self, key: Any) -> Key:
-        name = key if self._key is None else self._key(key)
-        if isinstance(name, str):
-            return str.__str__(name)  # of an enum or another class of its own, which would come back as something else
-        if isinstance(name, int) and not isinstance(name, bool):
-            number = int.__int__(name)
-            if -_LARGEST < number < _LARGEST:
-                return number
-            raise ValueError("a checkpoint key of thousands of digits cannot be read back: make it a str")
-        raise TypeError(
-            f"a checkpoint key is a str or an int, not {type(name).__name__}: give the task's id, or open the writer "
-            f"with key= (key=task_fingerprint makes one from the task's fields)"
-        )
+        return checked_key(key if self._key is None else self._key(key))
 
     # --- group commit -------------------------------------------------------------------------------------------
 
-    def _commit(self, entry: _Entry, key: Key | None) -> None:
+    def _commit(self, entry: Entry, key: Key | None) -> None:
         """Queue `entry` and return when it is settled: by another thread, or by leading. `key` is None for the last."""
         try:
             with self._mutex:
@@ -295,18 +261,18 @@ class CheckpointWriter:
             self._hand_on(entry)
             raise
 
-    def _lead(self, entry: _Entry) -> None:
+    def _lead(self, entry: Entry) -> None:
         self._write(entry)
         self._hand_on(entry)
 
-    def _take(self, entry: _Entry) -> list[_Entry]:
+    def _take(self, entry: Entry) -> list[Entry]:
         """Add what is queued to the batch that `entry` leads."""
         with self._mutex:
             entry.batch.extend(self._queue)
             self._queue.clear()
         return entry.batch
 
-    def _hand_on(self, entry: _Entry) -> None:
+    def _hand_on(self, entry: Entry) -> None:
         """Give the lead to the next saver and let the settled ones go. May be repeated if it was interrupted."""
         batch = entry.batch
         with self._mutex:
@@ -332,7 +298,7 @@ class CheckpointWriter:
 
     # --- one commit: only the leader's thread gets here ---------------------------------------------------------
 
-    def _write(self, leader: _Entry) -> None:
+    def _write(self, leader: Entry) -> None:
         problem = self._try_journal(leader)
         written = problem is None
         batch = leader.batch if problem is None else self._take(leader)
@@ -347,18 +313,18 @@ class CheckpointWriter:
         if problem is not None:
             self._keep(batch)
 
-    def _keep(self, batch: list[_Entry]) -> None:
+    def _keep(self, batch: list[Entry]) -> None:
         """Queue again what no file took. Its saver has been told and has left; the next commit tries once more."""
         kept = []
         for entry in batch:
             if entry.line and entry.durable:
-                again = _Entry(entry.line, durable=True)
+                again = Entry(entry.line, durable=True)
                 again.waiting = False
                 kept.append(again)
         with self._mutex:
             self._queue.extendleft(reversed(kept))
 
-    def _try_journal(self, leader: _Entry) -> OSError | None:
+    def _try_journal(self, leader: Entry) -> OSError | None:
         pauses = () if self._unavailable else _PAUSES
         for wait in (*pauses, None):
             try:
@@ -380,7 +346,7 @@ class CheckpointWriter:
         self._unavailable = True
         return problem
 
-    def _append(self, leader: _Entry) -> None:
+    def _append(self, leader: Entry) -> None:
         if not leader.line and self._spill.path is None and not any(entry.line for entry in self._take(leader)):
             return  # closing, and nothing to write
         journal = self._journal

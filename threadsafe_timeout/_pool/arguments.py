@@ -1,0 +1,59 @@
+"""The arguments of an executor, checked: each error names the one that makes no sense."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from threadsafe_timeout._checks import check_whole
+from threadsafe_timeout._pool.expired_waits import POLICIES
+
+if TYPE_CHECKING:
+    from threadsafe_timeout.checkpoint import CheckpointWriter
+
+__all__ = ["check_initializer", "check_policies", "check_workers", "is_key", "writer_of"]
+
+
+def check_workers(max_workers: int | None) -> int:
+    """How many workers a pool is to have."""
+    if max_workers is None:
+        count = getattr(os, "process_cpu_count", os.cpu_count)  # the former from 3.13 on, as in the standard pool
+        max_workers = min(32, (count() or 1) + 4)
+    if max_workers is not True:  # which has always been 1
+        max_workers = check_whole("max_workers", max_workers, -sys.maxsize)
+    if max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    return max_workers
+
+
+def check_initializer(initializer: object, initargs: object) -> None:
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    if not isinstance(initargs, Iterable):
+        raise TypeError(f"initargs must be the initializer's arguments, as a tuple; got {initargs!r}")
+
+
+def check_policies(on_exhausted: str | None, on_expired_wait: str | None) -> None:
+    if on_exhausted not in (None, "raise", "exit"):
+        raise ValueError(f"on_exhausted must be 'raise' or 'exit', got {on_exhausted!r}")
+    if on_expired_wait not in (None, *POLICIES):
+        raise ValueError(f"on_expired_wait must be 'cancel', 'single' or 'wait', got {on_expired_wait!r}")
+
+
+def is_key(key: object) -> bool:
+    """Whether it can be the key of a task, or a function that makes one."""
+    return callable(key) or (isinstance(key, (str, int)) and not isinstance(key, bool))
+
+
+def writer_of(checkpoint: Any) -> tuple[CheckpointWriter | None, CheckpointWriter | None]:
+    """What a pool saves in; and the same again if it was opened here."""
+    if checkpoint is None or (hasattr(checkpoint, "save") and hasattr(checkpoint, "started")):
+        return checkpoint, None
+    if not isinstance(checkpoint, (str, bytes, os.PathLike)):
+        raise TypeError(f"checkpoint must be a CheckpointWriter, or the path of a journal; got {checkpoint!r}")
+    from threadsafe_timeout.checkpoint import CheckpointWriter
+
+    writer = CheckpointWriter(os.fsdecode(checkpoint))
+    return writer, writer

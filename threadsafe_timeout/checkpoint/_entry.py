@@ -1,0 +1,30 @@
+"""One line of the journal on its way to the disk."""
+
+from __future__ import annotations
+
+import threading
+
+__all__ = ["Entry"]
+
+
+class Entry:
+    """One line on its way to the disk, and the thread that waits for it."""
+
+    __slots__ = ("batch", "durable", "gate", "line", "next", "problem", "settled", "waiting")
+
+    def __init__(self, line: bytes, durable: bool) -> None:
+        self.line = line
+        self.durable = durable
+        self.settled = False
+        self.problem: OSError | None = None
+        self.waiting = True  # False once its thread has left: it must not be made leader
+        self.batch: list[Entry] = []  # what it leads
+        self.next: Entry | None = None  # whom to wake when woken
+        self.gate = threading.Lock()  # released when settled, or when it becomes the leader
+        self.gate.acquire()
+
+    def open_gate(self) -> None:
+        try:
+            self.gate.release()
+        except RuntimeError:
+            pass  # opened already: handing on the lead may be interrupted and then happens twice
