@@ -358,4 +358,4 @@ def test_starting_and_cancelling_from_many_threads_loses_none():
     assert not _callback_timer._waiting
     assert not _callback_timer._due
     with _timer.lock:
-        assert all(entry[2] is None or entry[2].__qualname__ != "Timer._fire" for entry in _timer._heap)
+        assert all(entry[2] is None or getattr(entry[2], "__qualname__", "") != "Timer._fire" for entry in _timer._heap)

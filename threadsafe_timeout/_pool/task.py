@@ -231,15 +231,18 @@ class TaskFuture(LightFuture):
             scope._budget = left if scope._budget is None else min(left, scope._budget)
         try:
             result = context.run(_run_in_scope, scope, function, args, kwargs)
-            return (None, self._timed_out(self._reason)) if self._bereft else (result, None)
+            if self._bereft:
+                self.end_processes(scope, all_of_them=True)
+                return None, self._timed_out(self._reason)
+            return result, None
         except Cancelled as exc:
             if self._rung is not None:
-                self.end_processes(scope, all_of_them=False)
+                self.end_processes(scope, all_of_them=self._bereft)
             # A BaseException that reaches whoever asks for the result would end his whole batch.
             return None, self._timed_out(exc.scope.reason)
         except BaseException as exc:
             if self._rung is not None:
-                self.end_processes(scope, all_of_them=False)
+                self.end_processes(scope, all_of_them=self._bereft)
             if isinstance(exc, BaseExceptionGroup) and exc.subgroup(Cancelled) is not None:
                 error = self._timed_out(self._reason)  # a scope around the task was cancelled, in a task group
                 error.__cause__ = exc
@@ -441,7 +444,11 @@ class TaskFuture(LightFuture):
 
     def end_processes(self, scope: _TaskScope, *, all_of_them: bool) -> bool:
         """End what it has started: all, if it is given up; or those that nobody else sees to, if it has ended by
-        itself. True if anything ran."""
+        itself. True if anything ran.
+
+        The timer thread ends the processes of a task that is stuck in one of them. The task may return as soon as the
+        first of them ends, and then the program may exit. So the task's own thread, too, ends all of them first.
+        """
         entries = _started.started_in(scope)
         if not entries:
             return False
