@@ -20,7 +20,8 @@ What the pool and the patches use:
 
 - `current_scope()`, `cancelled_scope()` (the outermost cancelled one around, or None), `raise_if_cancelled()`;
   `cancel_pending()` for code that holds a lock. A pool's thread is in the scope of its task, whatever its context says.
-- `context_for_children()`: what a task that is started elsewhere is to be started in.
+- `context_for_children()`: what a task that is started elsewhere is to be started in; `context_outside()`: that of one
+  that the scopes around are not to bind.
 - `time_remaining()`: seconds to the earliest deadline around, `inf` without one.
 - `on_cancel(callback)`: a `Registration` on every scope around; the callback runs, in whichever thread cancels, when
   one of them is cancelled, or, but for `alarms=False`, when an alarm goes off. After `unregister()` has returned it is
@@ -59,6 +60,7 @@ __all__ = [
     "cancelled_scope",
     "check_cancelled",
     "context_for_children",
+    "context_outside",
     "current_deadline",
     "current_scope",
     "deadline",
@@ -738,6 +740,13 @@ def context_for_children() -> Context:
         until, refused = _kept_out(_chain())
         if until != math.inf and refused is None:
             context.run(_current.set, _Inherited(until))
+    return context
+
+
+def context_outside() -> Context:
+    """A copy of the present context without the scopes around."""
+    context = copy_context()
+    context.run(_current.set, None)
     return context
 
 
