@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import collections
 import contextlib
 import contextvars
 import gc
+import itertools
+import operator
 import os
 import subprocess
 import sys
@@ -692,6 +696,28 @@ def test_a_loop_in_a_cancelled_scope_cleans_up_with_calls_that_block():
         with move_on_after(0.02):
             asyncio.run(main())
     assert cleaned == [True]
+
+
+def test_the_first_refusal_may_die_where_no_python_code_runs(monkeypatch):
+    """At the end of a thread C code lets go of what is left."""
+    unraisable, kept, ended = [], [], threading.Event()
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    def refused(kept):
+        with cancelled() as scope:
+            try:
+                check_cancelled()
+            except Cancelled as exc:
+                kept += [exc, scope._delivered.copy()]
+                exc.__traceback__ = None
+
+    refusals, clean_ups = kept, []
+    steps = (refused, lambda kept: clean_ups.extend(kept.pop().values()), list.clear, lambda _: ended.set())
+    _thread.start_new_thread(collections.deque, (map(operator.call, steps, itertools.repeat(refusals)), 0))
+    assert ended.wait(LONG)
+    assert not unraisable
+    assert clean_ups
+    assert not clean_ups[0].frames
 
 
 def test_a_busy_thread_that_was_interrupted_cleans_up():
