@@ -78,7 +78,7 @@ class Timer(threading.Timer):
         self._phase = _NEW  # guarded by _timer.lock
         self._entry: _timer.Entry | None = None  # the same
         self._fired = False
-        self._begins_in = Context()  # the same
+        self._begins_in = Context()  # its thread; guarded by _timer.lock
         self._left = threading.Event()  # it waits no more: it was cancelled, or its thread has begun
 
     def start(self) -> None:
