@@ -35,9 +35,10 @@ WORDS = ["the", "tool", "returned", "a", "status", "completed", "reader", "outpu
 
 
 def text(rng: random.Random, size: int = SIZE) -> str:
-    words: list[str] = []
-    while sum(map(len, words)) + len(words) < size:
+    words, length = [], 0
+    while length < size:
         words.append(rng.choice(WORDS) + rng.choice(["", "", "", str(rng.randrange(100))]))
+        length += len(words[-1]) + 1
     return " ".join(words)
 
 

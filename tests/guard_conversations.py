@@ -188,7 +188,7 @@ HONEST = [
     Script("the same compiler error, edits between", [step for n in range(8) for step in (Call("bash", {"command": f"sed -i s/{n}/x/ a.c"}, ""), Call("bash", {"command": "make"}, "a.c:3: error: expected ';'"))]),
     Script("edit, read, test", [step for n in range(8) for step in (Call("edit", {"n": n}, "saved"), READ, Call("run_tests", {}, "Error: 1 failed", error=True))]),
     Script("a job whose result says that it runs", [Call("get_job", {"id": 1}, '{"status": "RUNNING"}')] * 10 + [Call("get_job", {"id": 1}, '{"status": "DONE"}')]),
-    Script("a check that is not ready", [Call("check_deployment", {"id": 1}, "still deploying")] * 10 + [Call("check_deployment", {"id": 1}, "live")]),
+    Script("a check that is not ready", [Call("check_deployment", {"id": 1}, "It isn't ready.")] * 10 + [Call("check_deployment", {"id": 1}, "live")]),
     Script("a job and its log in turn", [step for _ in range(8) for step in (Call("get_job", {"id": 1}, '{"state": "queued"}'), Call("get_log", {"id": 1}, ""))] + [READ]),
     Script("waiting between looks", [step for _ in range(8) for step in (Call("wait_seconds", {"s": 30}, "waited"), Call("get_job", {"id": 1}, "RUNNING"))] + [READ]),
     Script("keys on a keyboard", [Call("press_key", {"key": "Tab"}, "ok")] * 10 + [Call("press_key", {"key": "Enter"}, "ok")]),

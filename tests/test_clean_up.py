@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import collections
 import contextlib
 import contextvars
 import gc
+import itertools
+import operator
 import os
 import subprocess
 import sys
@@ -681,6 +685,7 @@ def test_a_sync_clean_up_may_run_an_event_loop():
 def test_a_loop_in_a_cancelled_scope_cleans_up_with_calls_that_block():
     async def main():
         try:
+            threading.Thread(target=scope.cancel).start()  # not before: a task that is cancelled earlier never begins
             await asyncio.sleep(LONG)
         finally:
             time.sleep(0)
@@ -688,10 +693,32 @@ def test_a_loop_in_a_cancelled_scope_cleans_up_with_calls_that_block():
             cleaned.append(True)
 
     cleaned: list[bool] = []
-    with patched(checkpoint="off", grace=LONG):
-        with move_on_after(0.02):
-            asyncio.run(main())
+    with patched(checkpoint="off", grace=LONG), CancelScope() as scope:
+        asyncio.run(main())
+    assert scope.cancelled_caught
     assert cleaned == [True]
+
+
+def test_the_first_refusal_may_die_where_no_python_code_runs(monkeypatch):
+    """At the end of a thread C code lets go of what is left."""
+    unraisable, kept, ended = [], [], threading.Event()
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    def refused(kept):
+        with cancelled() as scope:
+            try:
+                check_cancelled()
+            except Cancelled as exc:
+                kept += [exc, scope._delivered.copy()]
+                exc.__traceback__ = None
+
+    refusals, clean_ups = kept, []
+    steps = (refused, lambda kept: clean_ups.extend(kept.pop().values()), list.clear, lambda _: ended.set())
+    _thread.start_new_thread(collections.deque, (map(operator.call, steps, itertools.repeat(refusals)), 0))
+    assert ended.wait(LONG)
+    assert not unraisable
+    assert clean_ups
+    assert not clean_ups[0].frames
 
 
 def test_a_busy_thread_that_was_interrupted_cleans_up():

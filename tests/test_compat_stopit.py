@@ -14,6 +14,8 @@ from threadsafe_timeout._interruption import pursuit as _pursuit
 # Without interruption a loop that meets no cooperative point runs to its end, and is late.
 interrupts = pytest.mark.skipif(_pursuit.support().mechanism is None, reason="a Python loop is not interrupted here")
 
+ENOUGH = 0.5  # seconds for the real one to start its thread; less may be over before the block begins
+
 
 def real_stopit():
     """The real one needs pkg_resources only to read its version: a stand-in does."""
@@ -47,7 +49,7 @@ def test_a_block_in_time(stopit):
 
 @interrupts
 def test_a_block_that_is_stopped(stopit):
-    with stopit.ThreadingTimeout(0.05) as to_ctx_mgr:
+    with stopit.ThreadingTimeout(ENOUGH) as to_ctx_mgr:
         spin()
     assert not to_ctx_mgr
     assert to_ctx_mgr.state == to_ctx_mgr.TIMED_OUT
@@ -56,15 +58,15 @@ def test_a_block_that_is_stopped(stopit):
 @interrupts
 def test_not_swallowed(stopit):
     with pytest.raises(stopit.TimeoutException):
-        with stopit.ThreadingTimeout(0.05, swallow_exc=False):
+        with stopit.ThreadingTimeout(ENOUGH, swallow_exc=False):
             spin()
 
 
 def test_cancelled_limit(stopit):
-    with stopit.ThreadingTimeout(0.05) as to_ctx_mgr:
+    with stopit.ThreadingTimeout(ENOUGH) as to_ctx_mgr:
         to_ctx_mgr.cancel()
         assert to_ctx_mgr.state == to_ctx_mgr.CANCELED
-        until = time.perf_counter() + 0.1
+        until = time.perf_counter() + 1.2 * ENOUGH
         while time.perf_counter() < until:
             pass
     assert to_ctx_mgr

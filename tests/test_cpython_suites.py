@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.timeout(600),  # the first test waits for all of them, which run side by side
     pytest.mark.skipif(
         not _is_here("test.test_concurrent_futures.executor"),
-        reason="this interpreter comes without the tests of 3.13 (test.test_concurrent_futures is not there)",
+        reason="this interpreter comes without the tests of 3.13 and later (test.test_concurrent_futures is not there)",
     ),
 ]
 

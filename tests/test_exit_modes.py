@@ -27,13 +27,24 @@ def nested(depth):
         return stuck_here()
     with ThreadPoolExecutor(1) as inner:
         return inner.submit(nested, depth - 1).result()
+def asleep(thread):
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "S"
+    except OSError:
+        return False
 def watch():
     # A signal that arrives on the way into a wait does not end it, in any Python program: say when all have got there.
+    # One that is at the same place as before may wait for a processor only: it is not asleep then.
     before, now = None, ()
     while before != now:
         never.acquire(timeout=0.1)
-        mine = threading.get_ident()
-        before, now = now, [(i, id(f), f.f_lasti) for i, f in sys._current_frames().items() if i != mine]
+        others = [t for t in threading.enumerate() if t is not threading.current_thread()]
+        frames = sys._current_frames()
+        places = [(t.ident, id(frames.get(t.ident)), getattr(frames.get(t.ident), "f_lasti", None)) for t in others]
+        before, now = now, places if all(map(asleep, others)) else ()
+        if not now:
+            before = None
     print("running", flush=True)
 def say_when_all_wait():
     threading.Thread(target=watch, daemon=True).start()

@@ -3,16 +3,20 @@
 import gc
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from threadsafe_timeout import deadline, move_on_after
+from threadsafe_timeout import CancelScope, deadline, move_on_after
 from threadsafe_timeout._interruption import alarm as _alarm
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._introspection import frames as _frames
 from threadsafe_timeout._introspection.frames import frames_of_others
 from threadsafe_timeout._pool import telling as _telling
 from threadsafe_timeout._timing import timer as _timer
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import stress_interrupt_shapes as shapes
 
 BOUND = 30.0
 needs_interrupt = pytest.mark.skipif(_pursuit.support().mechanism is None, reason=_pursuit.support().detail)
@@ -176,6 +180,67 @@ def test_the_timer_thread_runs_no_finaliser_of_what_it_interrupts(blocks, monkey
         while True:
             pass
     watched.free.set()
+
+
+@needs_interrupt
+def test_the_stress_waits_for_a_finaliser_that_has_the_lock(monkeypatch, thread):
+    """The timer thread has the body's frame as the body returns; so the finaliser of a local variable, which takes the
+    record's lock, runs in a thread of its own, beside the one that looks whether a lock was left held."""
+    record, looked, returned, scopes = shapes.Record(), [], threading.Event(), []
+    begun, holding, go_on, where = threading.Event(), threading.Event(), threading.Event(), []
+    wants, finalisers = _pursuit.Target.wants, shapes.finalisers
+
+    class Slow(shapes.Prop):
+        def __del__(self):
+            where.append(threading.current_thread())
+            with self.c.lock:
+                holding.set()
+                go_on.wait(BOUND)
+
+    def body():
+        local = Slow(record)
+        begun.set()
+        while not looked:  # calls nothing: this frame is the top one
+            pass
+        return local.c
+
+    def slow(target, frame, now):
+        if not looked:
+            if frame.f_code is not body.__code__:
+                return False
+            looked.append(True)
+            returned.wait(BOUND)
+        return wants(target, frame, now)
+
+    def seen():
+        found = finalisers()
+        go_on.set()
+        return found
+
+    def run():
+        with CancelScope() as scope:
+            scopes.append(scope)
+            body()
+            returned.set()
+            while True:
+                pass
+
+    monkeypatch.setattr(_pursuit.Target, "wants", slow)
+    monkeypatch.setattr(shapes, "finalisers", seen)
+    thread(run)
+    assert begun.wait(BOUND)
+    scopes[0].cancel()
+    assert holding.wait(BOUND)
+    assert where == finalisers()
+    assert record.lock.locked()  # what a look without waiting took for a lock left held
+    assert shapes.violations(record) == []
+    assert go_on.is_set()
+
+
+def test_the_stress_does_not_wait_for_a_lock_that_was_left_held():
+    record = shapes.Record()
+    record.lock.acquire()
+    assert shapes.violations(record) == ["lock held"]
 
 
 def test_nor_does_who_looks_where_a_thread_is_stuck(monkeypatch, thread):

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 import requests
 import urllib3
+from paces import at_some_pace
 from peers import HEAD, MISBEHAVING, Peer, good, silent, unanswered
 
 import threadsafe_timeout
@@ -234,9 +235,12 @@ def test_what_a_program_takes_to_read_is_in_it(get):
         begun.set()
         peer.until_it_leaves(connection)
 
-    with Peer(slow) as peer, limit(0.4):
-        fails(get, peer.url, 0.4)
-        assert begun.is_set()
+    def read(pace):
+        with Peer(slow) as peer, limit(0.4 * pace):
+            fails(get, peer.url, 0.4 * pace)
+            assert begun.is_set()
+
+    at_some_pace(read)
 
 
 def test_a_connection_goes_back_to_its_pool_and_the_next_exchange_has_a_time_of_its_own():
@@ -248,18 +252,20 @@ def test_a_connection_goes_back_to_its_pool_and_the_next_exchange_has_a_time_of_
 
 
 def test_each_exchange_of_one_plain_connection_has_a_time_of_its_own():
-    def some(peer, connection):
-        for _ in range(3):
-            peer.request(connection)
-            peer.stopping.wait(0.3)
-            connection.sendall(HEAD + b"Content-Length: 4\r\n\r\ngood")
+    def exchange(pace):
+        def some(peer, connection):
+            for _ in range(3):
+                peer.request(connection)
+                peer.stopping.wait(0.3 * pace)
+                connection.sendall(HEAD + b"Content-Length: 4\r\n\r\ngood")
 
-    with Peer(some) as peer, limit(0.8):
-        connection = http.client.HTTPConnection(*peer.address)
-        for _ in range(3):
-            connection.request("GET", "/")
-            assert connection.getresponse().read() == b"good"
-        connection.close()
+        with Peer(some) as peer, limit(0.8 * pace):
+            with contextlib.closing(http.client.HTTPConnection(*peer.address)) as connection:
+                for _ in range(3):
+                    connection.request("GET", "/")
+                    assert connection.getresponse().read() == b"good"
+
+    at_some_pace(exchange)
 
 
 def test_an_llm_call_has_llm_timeout_only():

@@ -171,7 +171,7 @@ def test_whatever_the_order_the_originals_come_back(order, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM + ORDERS[order] + "\nend()\n")
     environ = {key: value for key, value in os.environ.items() if not key.startswith("THREADSAFE_TIMEOUT_")}
     done = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "program.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ok\n", done.stdout + done.stderr

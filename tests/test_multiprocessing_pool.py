@@ -17,6 +17,7 @@ import time
 from concurrent.futures.thread import BrokenThreadPool
 
 import pytest
+from blocked import LONG, expire, overdue
 
 from threadsafe_timeout import DeadlineExceeded, PoolExhausted, current_deadline, deadline, move_on_after, patched
 from threadsafe_timeout._pool.multiprocessing_pool import ThreadPool
@@ -35,8 +36,8 @@ def gate():
 
 @pytest.fixture
 def limited():
-    """Deadlines for all tasks."""
-    with patched(patches=("multiprocessing_pool",), task_timeout=0.1, grace=0.05):
+    """Deadlines for all tasks; near ones for those that call `expire`: the others are to have all the time they need."""
+    with patched(patches=("multiprocessing_pool",), task_timeout=LONG, grace=0.05):
         yield
 
 
@@ -54,7 +55,7 @@ def joined(pool):
 def stuck_on(number, gate, bad=(1,)):
     """Returns its number, unless it is one of the bad ones, which are stuck in what nothing can wake."""
     if number in bad:
-        gate.wait(120)
+        overdue(gate)
     return number
 
 
@@ -75,13 +76,13 @@ def test_uninstall_gives_back_the_identical_class():
 def test_stuck_workers_are_replaced_and_the_tasks_behind_them_run(limited, gate):
     errors = []
     with multiprocessing.pool.ThreadPool(2) as pool:
-        stuck = [pool.apply_async(gate.wait, (30,), error_callback=errors.append) for _ in range(2)]
+        stuck = [pool.apply_async(overdue, (gate,), error_callback=errors.append) for _ in range(2)]
         behind = [pool.apply_async(int, (number,)) for number in range(6)]
         assert [result.get(120) for result in behind] == list(range(6))
         for result in stuck:
             with pytest.raises(DeadlineExceeded) as caught:
                 result.get(120)
-            assert caught.value.budget == 0.1
+            assert caught.value.budget == LONG
             assert not result.successful()
         joined(pool)
     assert [type(error) for error in errors] == [DeadlineExceeded] * 2
@@ -133,6 +134,7 @@ def test_a_busy_item_is_interrupted(limited):
 
     def busy(number):
         try:
+            expire()
             while True:
                 number += 1
         finally:
@@ -180,10 +182,10 @@ def test_without_deadlines_nothing_is_copied_and_a_chunk_is_one_task(unlimited):
 
 
 def test_past_max_abandoned_results_say_so(gate):
-    with patched(patches=("multiprocessing_pool",), task_timeout=0.05, grace=0.02, max_abandoned=0):
+    with patched(patches=("multiprocessing_pool",), task_timeout=LONG, grace=0.02, max_abandoned=0):
         with multiprocessing.pool.ThreadPool(1) as pool:
             with pytest.raises(DeadlineExceeded):
-                pool.apply(gate.wait, (30,))
+                pool.apply(overdue, (gate,))
             with pytest.raises(PoolExhausted):
                 pool.apply(int)
             with pytest.raises(PoolExhausted):
@@ -201,7 +203,7 @@ def test_whatever_a_task_raises_reaches_its_result(unlimited):
 
 def test_the_initializer_runs_in_every_worker_at_once(unlimited):
     barrier = threading.Barrier(4)
-    with multiprocessing.pool.ThreadPool(3, initializer=barrier.wait, initargs=(10,)) as pool:
+    with multiprocessing.pool.ThreadPool(3, initializer=barrier.wait, initargs=(120,)) as pool:
         barrier.wait(120)
         joined(pool)
 

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 
 import pytest
+from blocked import LONG, overdue
 
 from threadsafe_timeout import Cancelled, DeadlineExceeded, Outcome, PoolExhausted, ThreadPoolExecutor, deadline, sleep
 from threadsafe_timeout.checkpoint import CheckpointWriter, load_checkpoint
@@ -42,14 +44,14 @@ def test_is_a_standard_pool():
 
 
 def test_stuck_workers_are_replaced_and_the_tasks_behind_them_run(gate):
-    with ThreadPoolExecutor(2, task_timeout=0.1, grace=GRACE) as pool:
-        futures = [pool.submit(stuck, gate) for _ in range(2)]
+    with ThreadPoolExecutor(2, task_timeout=LONG, grace=GRACE) as pool:
+        futures = [pool.submit(overdue, gate) for _ in range(2)]
         behind = [pool.submit(int, n) for n in range(6)]
         assert [future.result(120) for future in behind] == list(range(6))
         for future in futures:
             with pytest.raises(DeadlineExceeded) as caught:
                 future.result(120)
-            assert caught.value.budget == 0.1
+            assert caught.value.budget == LONG
             assert isinstance(caught.value, TimeoutError)
         stats = pool.stats()
         assert stats["abandoned"] == 2
@@ -58,15 +60,13 @@ def test_stuck_workers_are_replaced_and_the_tasks_behind_them_run(gate):
 
 def test_a_late_result_never_reaches_the_future(gate, caplog):
     caplog.set_level(logging.WARNING, "threadsafe_timeout")
-    left = threading.Event()
-    with ThreadPoolExecutor(1, task_timeout=0.05, grace=GRACE) as pool:
-        future = pool.submit(stuck, gate)
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
+        future = pool.submit(overdue, gate)
         with pytest.raises(DeadlineExceeded):
             future.result(120)
         worker = next(iter(pool._crew.abandoned)).thread
         gate.set()
         worker.join(120)
-        left.set()
         assert pool.stats()["late"] == 1
     with pytest.raises(DeadlineExceeded):
         future.result(0)
@@ -75,8 +75,8 @@ def test_a_late_result_never_reaches_the_future(gate, caplog):
 
 def test_the_log_says_where_an_abandoned_thread_is(gate, caplog):
     caplog.set_level(logging.WARNING, "threadsafe_timeout")
-    with ThreadPoolExecutor(1, task_timeout=0.05, grace=GRACE) as pool, pytest.raises(DeadlineExceeded):
-        pool.submit(stuck, gate).result(120)
+    with ThreadPoolExecutor(1, grace=GRACE) as pool, pytest.raises(DeadlineExceeded):
+        pool.submit(overdue, gate).result(120)
     [record] = [record for record in caplog.records if getattr(record, "event", None) == "abandoned"]
     text = record.getMessage()
     assert "gate.wait(120)" in text
@@ -84,14 +84,16 @@ def test_the_log_says_where_an_abandoned_thread_is(gate, caplog):
 
 
 def test_leaving_the_block_does_not_wait_for_a_stuck_thread(gate):
-    with ThreadPoolExecutor(1, task_timeout=0.05, grace=GRACE) as pool:
-        future = pool.submit(stuck, gate)
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
+        future = pool.submit(overdue, gate)
     assert isinstance(future.exception(0), DeadlineExceeded)
 
 
 def test_left_by_an_expired_result_the_block_ends_at_the_grace(gate):
+    begun = threading.Event()
     with pytest.raises(TimeoutError), ThreadPoolExecutor(1, grace=GRACE) as pool:
-        future = pool.submit(stuck, gate)
+        future = pool.submit(lambda: (begun.set(), stuck(gate)))
+        assert begun.wait(120)  # what has not begun would be cancelled
         future.result(timeout=0.05)
     assert isinstance(future.exception(0), DeadlineExceeded)
 
@@ -134,8 +136,8 @@ def test_the_submitters_deadline_reaches_three_pools_deep():
 def test_a_finished_scope_of_the_submitter_binds_nobody():
     go = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        with deadline(0.05):
-            future = pool.submit(lambda: (go.wait(120), sleep(0.1), "done")[-1])
+        with deadline(1) as scope:  # not less: nothing in this block may be late
+            future = pool.submit(lambda: (go.wait(120), sleep(max(0, scope.deadline - time.monotonic()) + 0.05), "done")[-1])
         go.set()
         assert future.result(120) == "done"
 
@@ -179,15 +181,16 @@ def test_settle_runs_before_the_future_is_done_and_decides(gate):
     with ThreadPoolExecutor(1, grace=GRACE) as pool:
 
         def settle(outcome: Outcome) -> str:
-            seen.append((futures[-1].done() if futures else False, outcome))
+            assert noted.acquire(timeout=120)
+            seen.append((futures[-1].done(), outcome))
             return "settled"
 
-        futures: list[concurrent.futures.Future[object]] = []
-        submit = pool.with_options(timeout=0.05, settle=settle).submit
-        futures.append(submit(int, "7"))
-        assert futures[-1].result(120) == "settled"
-        futures.append(submit(stuck, gate))
-        assert futures[-1].result(120) == "settled", "an abandoned task is settled too"
+        noted, futures = threading.Semaphore(0), []
+        submit = pool.with_options(settle=settle).submit
+        for task, argument in ((int, "7"), (overdue, gate)):
+            futures.append(submit(task, argument))
+            noted.release()
+            assert futures[-1].result(120) == "settled", "an abandoned task is settled too"
     assert [done for done, _ in seen] == [False, False]
     assert seen[0][1].result == 7
     assert isinstance(seen[1][1].error, DeadlineExceeded)
@@ -224,8 +227,10 @@ def test_exactly_one_outcome_when_the_end_and_the_abandonment_race():
 
 
 def test_past_max_abandoned_submit_fails_loudly_and_pending_tasks_end(gate):
-    with ThreadPoolExecutor(1, task_timeout=0.03, grace=0.02, max_abandoned=1) as pool:
-        futures = [pool.submit(stuck, gate) for _ in range(5)]
+    go = threading.Event()  # set when all are submitted
+    with ThreadPoolExecutor(1, grace=0.02, max_abandoned=1) as pool:
+        futures = [pool.submit(overdue, gate, go) for _ in range(5)]
+        go.set()
         kinds = [type(future.exception(120)) for future in futures]
         assert kinds == [DeadlineExceeded, DeadlineExceeded, PoolExhausted, PoolExhausted, PoolExhausted]
         with pytest.raises(PoolExhausted, match="max_abandoned is 1"):
@@ -233,8 +238,8 @@ def test_past_max_abandoned_submit_fails_loudly_and_pending_tasks_end(gate):
 
 
 def test_by_default_many_stuck_tasks_do_not_starve_the_healthy_ones(gate):
-    with ThreadPoolExecutor(4, task_timeout=0.03, grace=0.01) as pool:
-        futures = [pool.submit(stuck, gate) if number % 2 else pool.submit(int, number) for number in range(80)]
+    with ThreadPoolExecutor(4, task_timeout=LONG, grace=0.01) as pool:
+        futures = [pool.submit(overdue, gate) if number % 2 else pool.submit(int, number) for number in range(80)]
         outcomes = [type(future.exception(120)) for future in futures]
         assert outcomes[1::2] == [DeadlineExceeded] * 40
         assert [future.result(120) for future in futures[::2]] == list(range(0, 80, 2))
@@ -242,9 +247,11 @@ def test_by_default_many_stuck_tasks_do_not_starve_the_healthy_ones(gate):
 
 
 def test_pool_exhausted_counts_the_abandoned_threads_that_are_alive(gate):
-    gates = [threading.Event() for _ in range(3)]
-    with ThreadPoolExecutor(3, task_timeout=0.03, grace=0.02, max_abandoned=1) as pool:
-        for future in [pool.submit(stuck, one) for one in gates]:
+    go, gates = threading.Event(), [threading.Event() for _ in range(3)]
+    with ThreadPoolExecutor(3, grace=0.02, max_abandoned=1) as pool:
+        futures = [pool.submit(overdue, one, go) for one in gates]
+        go.set()
+        for future in futures:
             assert isinstance(future.exception(120), DeadlineExceeded)
         with pytest.raises(PoolExhausted) as caught:
             pool.submit(int)
@@ -382,7 +389,7 @@ def test_bad_arguments_name_the_parameter(arguments, message):
         ThreadPoolExecutor(**arguments)
 
 
-def run_python(code: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -496,7 +503,7 @@ def test_timeouts_are_counted_as_timeouts_and_replacements_as_replacements(gate)
     with ThreadPoolExecutor(1, grace=GRACE) as pool:
         late = pool.with_options(timeout=0.02)
         for future, error in (
-            (late.submit(sleep, 30), DeadlineExceeded), (late.submit(stuck, gate), DeadlineExceeded),
+            (late.submit(sleep, 30), DeadlineExceeded), (pool.submit(overdue, gate), DeadlineExceeded),
             (pool.submit(fails), ValueError), (pool.submit(int), type(None)),
             (pool.with_options(deadline=0.0).submit(int), DeadlineExceeded),
         ):  # fmt: skip

@@ -8,7 +8,10 @@ import pickle
 import threading
 import time
 
+import blocked
 import pytest
+from blocked import overdue
+from paces import at_some_pace
 
 from threadsafe_timeout import DeadlineExceeded, Event, PoolExhausted, ThreadPoolExecutor, check_cancelled, sleep
 from threadsafe_timeout.checkpoint import CheckpointWriter
@@ -45,7 +48,7 @@ class Recorder:
 
     def wait_for(self, kind):
         with self._came:
-            assert self._came.wait_for(lambda: kind in self.kinds, 10), self.kinds
+            assert self._came.wait_for(lambda: kind in self.kinds, 120), self.kinds
         return next(event for event in self.events if event.kind == kind)
 
     @property
@@ -103,20 +106,22 @@ def test_progress_is_a_cooperative_point_and_not_a_living_thread(gate):
 
 
 def test_health_follows_a_task_up_the_ladder(gate):
-    seen = Recorder()
-    states = {}
-    with ThreadPoolExecutor(1, task_timeout=0.02, grace=0.2) as pool:
-        pool.on_event(seen)
-        pool.submit(stuck, gate)
-        for kind in ("overdue", "interrupting", "abandoned"):
-            seen.wait_for(kind)
-            health = pool.health()
-            states[kind] = [one.state for one in health.overdue]
-            assert health.overdue[0].task == "stuck"
-            assert health.overdue[0].deadline_left < 0
-            assert health.overdue[0].where[2] == "stuck"
-        gate.set()
-    assert states == {"overdue": ["overdue"], "interrupting": ["interrupting"], "abandoned": ["abandoned"]}
+    def climb(pace):
+        seen = Recorder()
+        states = {}
+        with ThreadPoolExecutor(1, task_timeout=0.02, grace=0.2 * pace) as pool:
+            pool.on_event(seen)
+            pool.submit(stuck, gate)
+            for kind in ("overdue", "interrupting", "abandoned"):
+                seen.wait_for(kind)
+                health = pool.health()
+                states[kind] = [one.state for one in health.overdue]
+                assert health.overdue[0].task == "stuck"
+                assert health.overdue[0].deadline_left < 0
+                assert health.overdue[0].where[2] == "stuck"
+        assert states == {"overdue": ["overdue"], "interrupting": ["interrupting"], "abandoned": ["abandoned"]}
+
+    at_some_pace(climb)
 
 
 # Events
@@ -156,12 +161,12 @@ def test_a_callback_that_raises_or_hangs_does_no_harm(gate, caplog):
         if event.kind == "abandoned":
             gate.wait(LONG)
 
-    with ThreadPoolExecutor(1, task_timeout=0.02, grace=GRACE) as pool:
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
         pool.on_event(lambda event: 1 / 0)
         pool.on_event(seen)
         pool.on_event(hang)
         for _ in range(2):  # the second although the first event's callback has not returned
-            assert isinstance(pool.submit(stuck, gate).exception(120), DeadlineExceeded)
+            assert isinstance(pool.submit(overdue, gate).exception(120), DeadlineExceeded)
         gate.set()
     assert "on_event callback failed" in caplog.text
     assert seen.kinds.count("abandoned") == 2
@@ -169,12 +174,12 @@ def test_a_callback_that_raises_or_hangs_does_no_harm(gate, caplog):
 
 def test_a_callback_may_use_the_pool_and_be_unregistered(gate):
     seen, stats = Recorder(), []
-    with ThreadPoolExecutor(1, task_timeout=0.02, grace=GRACE) as pool:
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
         with pool.on_event(seen), pool.on_event(lambda event: stats.append((pool.stats(), pool.health()))):
-            assert isinstance(pool.submit(stuck, gate).exception(120), DeadlineExceeded)
+            assert isinstance(pool.submit(overdue, gate).exception(120), DeadlineExceeded)
             seen.wait_for("abandoned")
         told = len(seen.events)
-        assert isinstance(pool.submit(stuck, gate).exception(120), DeadlineExceeded)
+        assert isinstance(pool.submit(overdue, gate).exception(120), DeadlineExceeded)
         gate.set()
     assert len([event for event in seen.events if event.kind == "abandoned"]) == 1
     assert len(seen.events) <= told + 1  # one may have been on its way
@@ -237,26 +242,26 @@ def test_a_thread_local_that_cannot_be_made_fails_the_task_alone():
 
 def test_pool_exhausted_says_which_tasks_hold_the_threads_and_where(gate):
     seen = Recorder()
-    with ThreadPoolExecutor(1, "pool", task_timeout=0.02, grace=GRACE, max_abandoned=1) as pool:
+    with ThreadPoolExecutor(1, "pool", grace=GRACE, max_abandoned=1) as pool:
         pool.on_event(seen)
         for name in ("first", "second"):
-            pool.with_options(name=name).submit(stuck, gate).exception(120)
+            pool.with_options(name=name).submit(overdue, gate).exception(120)
         with pytest.raises(PoolExhausted) as caught:
             pool.submit(int)
         assert isinstance(seen.wait_for("exhausted").error, PoolExhausted)
         gate.set()
     error = caught.value
     assert sorted(name for name, _ in error.holders) == ["first", "second"]
-    assert all(where[0] == __file__ and where[2] == "stuck" for _, where in error.holders)
+    assert all(where[0] == blocked.__file__ and where[2] == "acquire" for _, where in error.holders)
     assert "first is stuck at" in str(error)
     assert pickle.loads(pickle.dumps(error)).holders == error.holders
 
 
 def test_a_pool_recovers_when_its_stuck_threads_return(gate):
-    with ThreadPoolExecutor(1, task_timeout=0.02, grace=GRACE, max_abandoned=0) as pool:
+    with ThreadPoolExecutor(1, grace=GRACE, max_abandoned=0) as pool:
         seen = Recorder()
         pool.on_event(seen)
-        pool.submit(stuck, gate).exception(120)
+        pool.submit(overdue, gate).exception(120)
         with pytest.raises(PoolExhausted):
             pool.submit(int)
         gate.set()
@@ -275,7 +280,7 @@ def test_the_counts_say_how_every_task_ended(gate):
     with ThreadPoolExecutor(1, grace=GRACE) as pool:
         pool.submit(int).result(120)
         pool.submit(fail).exception(120)
-        pool.with_options(timeout=0.05).submit(stuck, gate).exception(120)
+        pool.submit(overdue, gate).exception(120)
         running = pool.submit(stuck, gate, begun=begun)
         assert begun.wait(120)
         expired = pool.with_options(deadline=time.monotonic()).submit(int)

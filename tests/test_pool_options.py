@@ -9,6 +9,8 @@ import threading
 import time
 
 import pytest
+from blocked import expire, overdue
+from paces import at_some_pace
 
 from threadsafe_timeout import (
     Cancelled,
@@ -21,6 +23,7 @@ from threadsafe_timeout import (
     shield,
     sleep,
 )
+from threadsafe_timeout._scopes.scope import current_scope
 
 GRACE = 0.05
 LONG = 30
@@ -76,7 +79,7 @@ def test_a_pending_task_that_expires_is_settled_too(gate):
         pool.submit(stuck, gate)
         options = pool.with_options(deadline=time.monotonic() + 0.02, settle=settled.append)
         futures = [options.submit(int) for _ in range(20)]
-        done, pending = concurrent.futures.wait(futures, 10)
+        done, pending = concurrent.futures.wait(futures, 120)
         assert not pending
         assert len(done) == len(settled) == 20
         gate.set()
@@ -122,10 +125,12 @@ def test_a_token_that_outlives_its_tasks_forgets_them():
 # Waits that expire
 
 
-def leave_by(wait, gate, submit=lambda pool, gate: pool.submit(stuck, gate)):
+def leave_by(wait, gate):
     """Leave a pool by what `wait(futures)` raises; the exceptions its tasks ended with."""
+    begun = [threading.Event() for _ in range(3)]
     with pytest.raises(ZeroDivisionError), ThreadPoolExecutor(2, grace=GRACE) as pool:
-        futures = [submit(pool, gate) for _ in range(3)]
+        futures = [pool.submit(stuck, gate, event) for event in begun]
+        assert all(event.wait(120) for event in begun[:2])
         wait(futures)
         raise ZeroDivisionError
     return futures
@@ -152,11 +157,14 @@ def test_left_by_an_exception_a_pool_cancels_the_tasks_that_were_waited_for_in_v
 
 
 def test_left_by_the_timeout_of_map_it_cancels_all_that_map_had_submitted(gate):
-    with pytest.raises(TimeoutError), ThreadPoolExecutor(2, grace=GRACE) as pool:
-        list(pool.map(stuck, [gate] * 5, timeout=0.05))
-    stats = pool.stats()
-    assert stats["abandoned"] == 2
-    assert stats["completed"] == 0
+    def leave(pace):
+        with pytest.raises(TimeoutError), ThreadPoolExecutor(2, grace=GRACE) as pool:
+            list(pool.map(stuck, [gate] * 5, timeout=0.05 * pace))
+        stats = pool.stats()
+        assert stats["abandoned"] == 2
+        assert stats["completed"] == 0
+
+    at_some_pace(leave)
 
 
 def test_a_wait_that_ended_as_it_should_cancels_nothing(gate):
@@ -179,10 +187,12 @@ def test_a_wait_that_ended_as_it_should_cancels_nothing(gate):
 
 def test_the_block_is_left_one_grace_after_the_wait():
     """The ladder's last rung comes a grace earlier for who has waited long enough."""
-    gate, kinds = threading.Event(), []
+    gate, begun, kinds = threading.Event(), threading.Event(), []
     with pytest.raises(TimeoutError), ThreadPoolExecutor(1, grace=0.2) as pool:
         pool.on_event(lambda event: kinds.append(event.kind))
-        pool.submit(stuck, gate).result(timeout=0.05)
+        future = pool.submit(stuck, gate, begun)
+        assert begun.wait(120)
+        future.result(timeout=0.05)
     assert kinds == ["overdue", "abandoned"], "a grace between the two, and no rung in it"
     gate.set()
 
@@ -224,10 +234,12 @@ def test_an_abandoned_thread_is_fenced_and_so_is_what_it_started(gate):
         except Cancelled:
             seen.append(name)
 
-    def outer():
+    def acquire():  # no interrupt strikes in a function of this name, between two of the attempts either
+        mine = current_scope()
         inner = ThreadPoolExecutor(1, grace=GRACE)
         deepest = ThreadPoolExecutor(1, grace=GRACE)
         with shield(LONG):
+            mine.deadline = time.monotonic() + 0.02
             gate.wait(LONG)  # is abandoned here
             attempt("sleep in a shield", lambda: sleep(LONG))
         attempt("sleep", lambda: sleep(LONG))
@@ -239,8 +251,8 @@ def test_an_abandoned_thread_is_fenced_and_so_is_what_it_started(gate):
         deepest.shutdown(wait=False)
         over.set()
 
-    with ThreadPoolExecutor(1, task_timeout=0.03, grace=GRACE) as pool:
-        future = pool.submit(outer)
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
+        future = pool.submit(acquire)
         assert isinstance(future.exception(120), DeadlineExceeded)
         gate.set()
         assert over.wait(120)
@@ -258,9 +270,10 @@ def test_a_pool_left_behind_by_a_timeout_holds_nothing_up(gate):
         pool = ThreadPoolExecutor(2, grace=GRACE)
         pools.append(pool)
         inner.extend(pool.submit(stuck, gate) for _ in range(3))
+        expire()
         inner[0].result()
 
-    with ThreadPoolExecutor(1, task_timeout=0.05, grace=GRACE) as pool:
+    with ThreadPoolExecutor(1, grace=GRACE) as pool:
         assert isinstance(pool.submit(task).exception(120), DeadlineExceeded)
         for future in inner:
             assert isinstance(future.exception(120), DeadlineExceeded)
@@ -274,10 +287,10 @@ def test_a_pool_left_behind_by_a_timeout_holds_nothing_up(gate):
 def test_asyncio_runs_in_it(gate):
     async def main():
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(2, task_timeout=0.05, grace=GRACE) as pool:
+        with ThreadPoolExecutor(2, grace=GRACE) as pool:
             assert await loop.run_in_executor(pool, int, "7") == 7
             with pytest.raises(DeadlineExceeded):
-                await loop.run_in_executor(pool, stuck, gate)
+                await loop.run_in_executor(pool, overdue, gate)
         gate.set()
         default = ThreadPoolExecutor(2)
         loop.set_default_executor(default)

@@ -33,6 +33,19 @@ def note(*_):
     """What a program would print."""
 
 
+class Prompt(ThreadPoolExecutor):
+    """Its `submit` returns when a worker that is free has taken the task: a thread may need longer than SOON for that,
+    and a task that has not begun is cancelled."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = super().submit(fn, *args, **kwargs)
+        until = time.monotonic() + 120
+        while not (future.running() or future.done()) and self.stats()["running"] < self._max_workers:
+            assert time.monotonic() < until, "no worker has taken the task"
+            time.sleep(0.001)
+        return future
+
+
 class Task:
     """A task that ends when it is let go; it waits in C, where nothing reaches it."""
 
@@ -53,7 +66,7 @@ class Task:
             self._gate.release()
 
     def pool(self, width=1, **options):
-        self.pools.append(ThreadPoolExecutor(width, grace=GRACE, **options))
+        self.pools.append(Prompt(width, grace=GRACE, **options))
         return self.pools[-1]
 
 
@@ -447,16 +460,21 @@ def test_is_a_time_limit(shape, task, caplog):
 def test_a_time_limit_runs_the_tasks_clean_up_before_the_block_is_left():
     cleaned = []
 
+    begun = threading.Event()
+
     def work():
         try:
+            begun.set()
             while True:
                 threadsafe_timeout.sleep(10)
         finally:
             cleaned.append(threading.current_thread().name)
 
     with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        assert begun.wait(120)
         try:
-            pool.submit(work).result(timeout=0.1)
+            future.result(timeout=0.1)
         except TimeoutError:
             pass
     assert len(cleaned) == 1
@@ -878,7 +896,7 @@ def a_task_that_nobody_waited_for(task):
     with task.pool(2) as pool:
         pool.submit(task)
         quick = pool.submit(int)
-        concurrent.futures.wait([quick], timeout=SOON)
+        concurrent.futures.wait([quick], timeout=120)
 
 
 @pytest.mark.parametrize("shape", NO_LIMITS, ids=lambda shape: shape.__name__)
@@ -906,8 +924,17 @@ def test_is_no_time_limit(shape, task, caplog):
 
 def test_who_waits_on_is_told_why(task, caplog):
     caplog.set_level(logging.INFO, "threadsafe_timeout")
-    threading.Timer(0.3, task.let_go).start()
+
+    def let_go_when_it_has_been_told():
+        until = time.monotonic() + 120
+        while "may still be asked for its outcome" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
+        task.let_go()
+
+    helper = threading.Thread(target=let_go_when_it_has_been_told)
+    helper.start()
     fetched_after_the_block(task)
+    helper.join(120)
     assert "may still be asked for its outcome" in caplog.text
 
 
@@ -959,10 +986,15 @@ def run_python(code, *arguments, **options):
 
 STUCK = """
     import threading
+    begun = threading.Event()
     def stuck():
         gate = threading.Lock()
         gate.acquire()
+        begun.set()
         gate.acquire()
+    def begun_by_now(future):
+        begun.wait()  # what has not begun would be cancelled, and not given up
+        return future
 """
 
 
@@ -1023,7 +1055,7 @@ def test_a_program_ends_though_such_a_pool_was_not_waited_for(tmp_path):
         + textwrap.dedent("""
         pool = ThreadPoolExecutor(1)
         try:
-            pool.submit(stuck).result(timeout=0.05)
+            begun_by_now(pool.submit(stuck)).result(timeout=0.05)
         except TimeoutError:
             pool.shutdown(wait=False)
         print("end")

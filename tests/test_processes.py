@@ -100,6 +100,32 @@ def test_a_task_that_is_stuck_in_its_process_ends_with_it_and_keeps_its_thread(t
     assert "processes that it had started were ended: " in one.err
 
 
+def test_a_task_that_returns_when_its_first_process_ends_has_lost_the_others_too(patient, monkeypatch):
+    """Else they would live on if the program exits at once."""
+    original, children, returned, slow = _children.kill_tree, [], threading.Event(), []
+
+    def kill(pid, **more):
+        if children and pid == children[-1].pid:
+            slow.append(returned.wait(0.5))  # the first has ended, and with it the task's read
+        return original(pid, **more)
+
+    def task(reached):
+        for _ in range(2):
+            children.append(subprocess.Popen(["sleep", "300"], stdout=subprocess.PIPE))
+        reached.set()
+        children[0].stdout.read()
+
+    monkeypatch.setattr(_children, "kill_tree", kill)
+    error = cancelled(patient, task)
+    returned.set()
+    assert isinstance(error, DeadlineExceeded)
+    assert slow
+    assert not any(slow), "the future was done before the second process was ended"
+    for child in children:
+        child.wait(BOUND)
+        child.stdout.close()
+
+
 @pytest.mark.parametrize("task", process_scripts.ABANDONED, ids=lambda task: task.__name__)
 def test_a_task_that_is_given_up_takes_its_processes_with_it_but_not_what_is_to_outlive_it(task, run):
     one = run(task)

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import selectors
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -189,19 +190,26 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def test_a_coroutine_given_to_another_threads_loop_ends_with_the_scope(loop):
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def forever():
         try:
+            begun.set()  # one that is cancelled before that has nothing to end
             await asyncio.Event().wait()
         finally:
             ended.set()
 
-    assert Blocked(lambda: asyncio.run_coroutine_threadsafe(forever(), loop).result()).cancel().scope.cancelled_caught
+    blocked = Blocked(lambda: asyncio.run_coroutine_threadsafe(forever(), loop).result())
+    assert begun.wait(LONG)
+    assert blocked.cancel().scope.cancelled_caught
     assert ended.wait(LONG)
     ended.clear()
-    with pytest.raises(DeadlineExceeded), deadline(0.02):
-        asyncio.run_coroutine_threadsafe(forever(), loop).result(LONG)
+    begun.clear()
+    with pytest.raises(DeadlineExceeded), deadline(LONG) as scope:
+        future = asyncio.run_coroutine_threadsafe(forever(), loop)
+        assert begun.wait(LONG)
+        scope.deadline = time.monotonic()
+        future.result(LONG)
     assert ended.wait(LONG)
     with CancelScope() as scope:
         scope.cancel()

@@ -12,6 +12,9 @@ Guarantees:
 - A barrier that a cancelled party was waiting at is broken, as after a timeout: the others would wait for ever.
 - `Thread.start` waits for the thread to begin, however cancelled the scope is: a start is never half done.
 - A thread that a debugger has stopped goes on when the debugger says so, not when its deadline passes.
+- With `thread_inherit_context` a thread inherits the scopes it is started in; in clean-up, what is left of the grace. A
+  thread that the standard library or an installed package starts for itself (to feed a queue, to listen to one, to
+  export metrics) does not: it happens to begin in a scope, and others need it when that is cancelled.
 
 Not guaranteed: `wait` cannot raise before it has its lock back. Who holds that for ever holds the waiter too.
 """
@@ -26,9 +29,12 @@ from sys import _getframe
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
+from threadsafe_timeout._introspection.frames import is_installed
 from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout._scopes import around as _around
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._scopes.catchable import CANCELLED
+from threadsafe_timeout._timing.daemon_thread import DaemonThread, threads_inherit
 from threadsafe_timeout_patches._waiting import (
     Remaining,
     called_by_asyncio,
@@ -52,6 +58,8 @@ def apply(module: ModuleType, patching: Patching) -> None:
     _patch_condition(module, patching)
     _patch_barrier(module, patching)
     _patch_join(module, patching)
+    if threads_inherit():
+        _patch_start(module, patching)
 
 
 def _patch_condition(module: ModuleType, patching: Patching) -> None:
@@ -190,3 +198,33 @@ def _join_end(original: _Wrapped, thread: Any, remaining: Remaining) -> None:
         _around.raise_if_cancelled()
         if not remaining.own:
             return
+
+
+def _patch_start(module: ModuleType, patching: Patching) -> None:
+    original, current_scope = module.Thread.start, _around.current_scope
+
+    def start(self: Any) -> None:
+        if current_scope() is None or isinstance(self, DaemonThread):  # which has a context of its own
+            original(self)
+            return
+        # A thread that was given no context copies the one that this is called in.
+        context = _shield.context_outside() if _serves_a_package(self) else _shield.context_for_children()
+        context.run(original, self)
+
+    replace_attribute(patching, module.Thread, "start", start)
+
+
+def _serves_a_package(thread: Any) -> bool:
+    """Whether what a thread runs is private to the standard library or an installed package, and not what the program
+    gave it to run."""
+    function = type(thread).run
+    named = function is threading.Thread.run
+    if named:
+        function = getattr(thread, "_target", None)
+    code = getattr(function, "__code__", None)
+    if code is None or not is_installed(code.co_filename):
+        return False
+    if not named:
+        return bool(function.__module__ != "threading")  # a Timer runs what it was given
+    names = f"{function.__module__}.{function.__qualname__}".split(".")
+    return any(name.startswith("_") and not name.startswith("__") for name in names)

@@ -152,14 +152,17 @@ class Reader:
 
     def _read_thing(self, message: Any, depth: int) -> Iterator[Said | Heard]:
         role = role_of(message)
+        if role is not None:
+            yield from self._message(message, role)
+            return
         choices, output = _listed(get(message, "choices")), get(message, "output")
-        if role is None and choices:
+        if choices:
             chosen = get(choices[0], "message") or get(choices[0], "text")
             yield from self._read(chosen, depth + 1, extracted=True)
-        elif role is None and isinstance(output, list) and get(message, "type") is None:
+        elif isinstance(output, list) and get(message, "type") is None:
             yield from self._joined_items(output, depth)
-        elif get(message, "type") == "message" or role is not None:
-            yield from self._message(message, role_of({"role": get(message, "role")}) or role or "assistant")
+        elif get(message, "type") == "message":
+            yield from self._message(message, "assistant")
         elif isinstance(get(message, "type"), str) and get(message, "type") != "object":
             yield from self._item(message)
         elif get(message, "response") is not None:

@@ -22,12 +22,10 @@ _TRANSIENT = re.compile(
     r"|try again|retry|connection|temporar|not (?:yet )?ready|in progress|pending",
     re.IGNORECASE,
 )
-
-
 _WAITING = re.compile(
-    r"\b(?:pending|queued|running|in[ _-]progress|processing|(?:not|n't)(?: yet| been)? "
-    r"(?:ready|done|finished|complete\w*|available)|still \w+ing|waiting"
-    r"|starting|initiali[sz]ing|provisioning|building|deploying)\b",
+    r"\b(?:pending|queued|running|in[ _-]progress|processing|still \w+ing|waiting"
+    r"|starting|initiali[sz]ing|provisioning|building|deploying)\b"
+    r"|(?:\bnot|n't)(?: yet| been)? (?:ready|done|finished|complete)",
     re.IGNORECASE,
 )
 _SHORT = 300  # a longer result is more than a word on how far something is

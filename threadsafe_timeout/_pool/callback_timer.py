@@ -18,13 +18,15 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context
 from typing import Any
 
 from threadsafe_timeout._checks import check_callable, check_seconds
 from threadsafe_timeout._pool import exit as _exit
+from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
-from threadsafe_timeout._timing.daemon_thread import DaemonThread
+from threadsafe_timeout._timing.daemon_thread import DaemonThread, threads_inherit
 
 __all__ = ["Timer"]
 
@@ -76,6 +78,7 @@ class Timer(threading.Timer):
         self._phase = _NEW  # guarded by _timer.lock
         self._entry: _timer.Entry | None = None  # the same
         self._fired = False
+        self._begins_in = Context()  # its thread; guarded by _timer.lock
         self._left = threading.Event()  # it waits no more: it was cancelled, or its thread has begun
 
     def start(self) -> None:
@@ -83,16 +86,18 @@ class Timer(threading.Timer):
         seconds = _seconds(self.interval)
         _tell()
         own_thread = type(self).run is not Timer.run
+        context = _shield.context_outside() if threads_inherit() else Context()
         with _timer.lock:
             if self._phase != _NEW:
                 raise RuntimeError("threads can only be started once")
             if not own_thread and not self.finished.is_set():
+                self._begins_in = context
                 self._wait(seconds)
                 return
             self._phase = _OVER
         if own_thread:
             try:
-                super().start()
+                context.run(super().start)
             except RuntimeError:
                 self._phase = _NEW
                 raise
@@ -164,7 +169,7 @@ class Timer(threading.Timer):
     def _begin(self) -> None:
         """Become a thread. Raises RuntimeError if there is none to be had."""
         if not self._started.is_set():  # type: ignore[attr-defined]  # else who did this was struck just after
-            super().start()
+            self._begins_in.run(super().start)
         with _timer.lock:
             self._leave()
 

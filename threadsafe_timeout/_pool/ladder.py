@@ -112,7 +112,11 @@ def leave(task: TaskFuture) -> None:
 
 def end_processes(task: TaskFuture, scope: TaskScope, *, all_of_them: bool) -> bool:
     """End what it has started: all, if it is given up; or those that nobody else sees to, if it has ended by itself.
-    True if anything ran."""
+    True if anything ran.
+
+    The timer thread ends the processes of a task that is stuck in one of them. The task may return as soon as the
+    first of them ends, and then the program may exit. So the task's own thread, too, ends all of them first.
+    """
     entries = _started.started_in(scope)
     if not entries:
         return False

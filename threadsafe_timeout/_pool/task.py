@@ -134,15 +134,18 @@ class TaskFuture(LightFuture):
             scope._budget = left if scope._budget is None else min(left, scope._budget)
         try:
             result = context.run(run_in_scope, scope, function, args, kwargs)
-            return (None, self._timed_out(self._reason)) if self._bereft else (result, None)
+            if self._bereft:
+                _ladder.end_processes(self, scope, all_of_them=True)
+                return None, self._timed_out(self._reason)
+            return result, None
         except Cancelled as exc:
             if self._rung is not None:
-                _ladder.end_processes(self, scope, all_of_them=False)
+                _ladder.end_processes(self, scope, all_of_them=self._bereft)
             # A BaseException that reaches whoever asks for the result would end his whole batch.
             return None, self._timed_out(exc.scope.reason)
         except BaseException as exc:
             if self._rung is not None:
-                _ladder.end_processes(self, scope, all_of_them=False)
+                _ladder.end_processes(self, scope, all_of_them=self._bereft)
             if isinstance(exc, BaseExceptionGroup) and exc.subgroup(Cancelled) is not None:
                 error = self._timed_out(self._reason)  # a scope around the task was cancelled, in a task group
                 error.__cause__ = exc

@@ -39,6 +39,7 @@ __all__ = [
 _logger = logging.getLogger("threadsafe_timeout")
 _FIRST_LOOK, _LAST_LOOK = 0.01, 2.0  # seconds after which a killed process is looked for, and reaped
 _lock = threading.RLock()  # guards the making of a scope's list, and _kept; a finaliser may start a process
+_ending = threading.RLock()  # whoever comes second finds that all have ended, and names none of them again
 _kept: set[tuple[int, int | None]] = set()
 _thread = threading.local()  # uncounted: what this thread starts is counted elsewhere
 
@@ -150,11 +151,12 @@ def end(entries: Iterable[Entry]) -> list[Ended]:
     """Kill what runs of them, and say what it was. They are reaped a moment later."""
     entries = list(entries)
     ended: list[Ended] = []
-    for entry in entries:
-        try:
-            ended += entry.end()
-        except Exception:
-            _logger.exception("threadsafe-timeout: a process of a task that was given up could not be ended")
+    with _ending:
+        for entry in entries:
+            try:
+                ended += entry.end()
+            except Exception:
+                _logger.exception("threadsafe-timeout: a process of a task that was given up could not be ended")
     if ended:
         _look_again(entries, _FIRST_LOOK)
     return ended
@@ -204,8 +206,8 @@ def keep_process(process: Any) -> None:
 
 def _after_fork_in_child() -> None:
     # What the parent's tasks have started is not the child's to end.
-    global _lock
-    _lock = threading.RLock()
+    global _lock, _ending
+    _lock, _ending = threading.RLock(), threading.RLock()
     _thread.__dict__.clear()
 
 

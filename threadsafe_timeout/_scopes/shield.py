@@ -20,7 +20,7 @@ from threadsafe_timeout._scopes.scope import CancelScope, prepare
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
-__all__ = ["Shield", "context_for_children", "fence", "is_fenced", "shield"]
+__all__ = ["Shield", "context_for_children", "context_outside", "fence", "is_fenced", "shield"]
 
 
 def shield(grace: float, *, name: str | None = None) -> CancelScope:
@@ -100,6 +100,13 @@ def context_for_children() -> Context:
         until, refused = kept_out(chain())
         if until != math.inf and refused is None:
             context.run(current.set, Inherited(until))
+    return context
+
+
+def context_outside() -> Context:
+    """A copy of the present context without the scopes around."""
+    context = copy_context()
+    context.run(current.set, None)
     return context
 
 

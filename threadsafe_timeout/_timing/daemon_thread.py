@@ -10,13 +10,20 @@ Not guaranteed: what strikes in the Python code of `threading.Condition` or `Eve
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import weakref
 from _thread import LockType
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
-__all__ = ["DaemonThread", "release"]
+__all__ = ["DaemonThread", "release", "threads_inherit"]
+
+
+def threads_inherit() -> bool:
+    """Whether a thread begins in a copy of the context it was started in (`thread_inherit_context`, since 3.14)."""
+    return bool(getattr(sys.flags, "thread_inherit_context", False))
 
 
 def release(lock: LockType) -> None:
@@ -87,7 +94,9 @@ class DaemonThread(threading.Thread):
     # What is replaced of the standard class is private, and has been the same since 3.0.
 
     def __init__(self, target: Callable[[], object], name: str, gone: Callable[[], object] = lambda: None) -> None:
-        super().__init__(target=target, name=name, daemon=True)
+        # It serves the whole process. With thread_inherit_context the scope it happens to begin in would bind it.
+        outside: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
+        super().__init__(target=target, name=name, daemon=True, **outside)
         self._starter = threading.get_ident()
         self._started = _Begun()
         # More than one: what strikes in a finaliser is swallowed, and the rest of it with that.
