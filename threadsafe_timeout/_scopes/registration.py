@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Registration", "attach_here", "on_cancel", "run_all"]
 
+# Not by the name that is imported: from 3.12 on, calling a method of that makes a bound method each time.
+_current = current
 _logger = logging.getLogger("threadsafe_timeout")
 
 
@@ -163,6 +165,6 @@ def on_cancel(callback: Callable[[], object], *, alarms: bool = True) -> Registr
 
 def attach_here(registration: Registration) -> None:
     """Have `registration` listen to the scopes around."""
-    registration.attach(current.get())
+    registration.attach(_current.get())
     if workers and (hidden := hidden_task()) is not None:
         registration.attach(hidden)

@@ -55,6 +55,8 @@ _KNOWS_GENERATORS = sys.version_info >= (3, 14)
 # the variable out; if what it runs asks for the current scope, the variable's cache goes on answering with the one
 # that was left.
 _MAY_RESET = sys.version_info >= (3, 12)
+# Not by the name that is imported: from 3.12 on, calling a method of that makes a bound method each time.
+_current = current
 # Looked up once, for the hot path.
 new, _getframe = object.__new__, sys._getframe
 _incoming, _append, _INCOMING_LIMIT = _timer.incoming, _timer.incoming.append, _timer.INCOMING_LIMIT
@@ -178,8 +180,8 @@ class CancelScope:
         self._entered_by = frame.f_lasti
         self._thread = ident = get_ident()
         self._entered_at = now = _clock.monotonic()
-        self._parent = parent = current.get()
-        self._reset = current.set(self)
+        self._parent = parent = _current.get()
+        self._reset = _current.set(self)
         self._state = ACTIVE
         try:
             if self._budget is not None:
@@ -240,15 +242,15 @@ class CancelScope:
                         _timer.watch(last, last._deadline)
             except IndexError:
                 pass  # sorted in just now, and found to be left
-        inside = current.get()
+        inside = _current.get()
         if inside is self:
             if _MAY_RESET and self._reset is not None:
                 try:
-                    current.reset(self._reset)
+                    _current.reset(self._reset)
                 except ValueError:  # a generator that ends in a copy of the context it began in
-                    current.set(self._parent)
+                    _current.set(self._parent)
             else:
-                current.set(self._parent)
+                _current.set(self._parent)
         self._reset = None  # it holds the context
         own = False
         if self._extras is not None:
@@ -289,7 +291,7 @@ class CancelScope:
 
     def _survives_fork(self) -> bool:
         """Whether it is one of the thread's that forked: the others are not in the child."""
-        scope = current.get()
+        scope = _current.get()
         while scope is not None and scope is not self:
             scope = scope._parent
         return scope is self

@@ -21,6 +21,8 @@ from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
 __all__ = ["Shield", "context_for_children", "context_outside", "fence", "is_fenced", "shield"]
+# Not by the name that is imported: from 3.12 on, calling a method of that makes a bound method each time.
+_current = current
 
 
 def shield(grace: float, *, name: str | None = None) -> CancelScope:
@@ -84,7 +86,7 @@ class Inherited(Shield):
 
     def __init__(self, until: float) -> None:
         prepare(self, None, None)
-        self._parent, self._thread, self._frame, self._entered_by = current.get(), get_ident(), None, -1
+        self._parent, self._thread, self._frame, self._entered_by = _current.get(), get_ident(), None, -1
         self._entered_at = _clock.monotonic()
         self._state = ACTIVE
         self._shield_until = until
@@ -96,17 +98,17 @@ def context_for_children() -> Context:
     """A copy of the present context, to start a task in elsewhere. In clean-up it has a shield for what is left of the
     grace."""
     context = copy_context()
-    if current.get() is not None or workers:
+    if _current.get() is not None or workers:
         until, refused = kept_out(chain())
         if until != math.inf and refused is None:
-            context.run(current.set, Inherited(until))
+            context.run(_current.set, Inherited(until))
     return context
 
 
 def context_outside() -> Context:
     """A copy of the present context without the scopes around."""
     context = copy_context()
-    context.run(current.set, None)
+    context.run(_current.set, None)
     return context
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from threadsafe_timeout._scopes.scope import CancelScope
 
 __all__ = ["current_deadline", "time_remaining"]
+# Not by the name that is imported: from 3.12 on, calling a method of that makes a bound method each time.
+_current = current
 
 
 def current_deadline() -> float:
@@ -20,7 +22,7 @@ def current_deadline() -> float:
 
     `inf` if there is none, `-inf` if one of the scopes is cancelled.
     """
-    scope = current.get()
+    scope = _current.get()
     if scope is None and not workers:
         return math.inf
     earliest = _earliest(scope)
