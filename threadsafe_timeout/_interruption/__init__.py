@@ -4,6 +4,6 @@ It promises that nothing is raised after the scope was left, nor between a `with
 interpreter offers no such place it raises nothing; the pool abandons the thread then.
 
 `pursuit.pursue`, `dismiss` and `insist` are for `_scopes` and `_pool`; `pursuit.support` says what this interpreter can
-do. Start with `pursuit`; then `monitoring` (3.12 and later) or `async_exception` (3.11), and `code_map` (which
-instructions are safe). `alarm` gives each thread its own `signal.alarm`.
+do. Start with `pursuit`; then `monitoring` (3.12 and later) or `async_exception` and `arrival` (3.11), and `code_map`
+(which instructions are safe). `alarm` gives each thread its own `signal.alarm`.
 """
