@@ -93,7 +93,8 @@ class CleanUp:
     def _swallowed(self, _: object) -> None:
         """The first `Cancelled` is gone: of what ran then, what still runs may have to clean up."""
         mine = threading.get_ident() == self.ident
-        self.frames &= set(_stack(sys._getframe(1), None)) if mine else set()
+        # At the very end of a thread nothing runs but this.
+        self.frames &= set(_stack(sys._getframe().f_back, None)) if mine else set()
 
     def forget(self) -> None:
         """Let go of the frames, and of what they hold."""
