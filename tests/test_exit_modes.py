@@ -31,8 +31,8 @@ def asleep(thread):
     try:
         with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] == "S"
-    except OSError:
-        return False
+    except OSError:  # it has ended; or there is no /proc
+        return not os.path.exists("/proc/self/stat")
 def watch():
     # A signal that arrives on the way into a wait does not end it, in any Python program: say when all have got there.
     # One that is at the same place as before may wait for a processor only: it is not asleep then.

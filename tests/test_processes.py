@@ -354,6 +354,7 @@ def cancelled(pool: ThreadPoolExecutor, function: Callable[[threading.Event], ob
     reached = threading.Event()
     future = pool.submit(function, reached)
     assert reached.wait(BOUND)
+    process_scripts.wait_until_blocked(function.__code__, time.monotonic() + BOUND)
     future.cancel()
     return future.exception(BOUND)
 

@@ -17,6 +17,7 @@ import threading
 import time
 
 import pytest
+from blocked import overdue
 
 from threadsafe_timeout import (
     CancelScope,
@@ -454,9 +455,11 @@ def test_pending_tasks_are_not_lost_when_all_workers_are_given_up_at_once(gate):
         threading.Event().wait(0.02)  # as an fsync would
         raise outcome.error
 
-    with ThreadPoolExecutor(2, grace=GRACE, task_timeout=0.1, max_abandoned=0) as pool:
-        futures = [pool.with_options(settle=save).submit(stuck, gate) for _ in range(2)]
+    go = threading.Event()  # set when all are submitted
+    with ThreadPoolExecutor(2, grace=GRACE, max_abandoned=0) as pool:
+        futures = [pool.with_options(settle=save).submit(overdue, gate, go) for _ in range(2)]
         pending = pool.submit(int)
+        go.set()
         for future in futures:
             assert isinstance(future.exception(BOUND), DeadlineExceeded)
         pending.exception(BOUND)
@@ -472,10 +475,12 @@ def test_a_thread_that_settles_is_not_taken_for_a_worker(gate):
         raise outcome.error
 
     with ThreadPoolExecutor(1, grace=GRACE) as pool:
-        first = pool.with_options(timeout=0.3).submit(stuck, gate)
+        go = threading.Event()
+        first = pool.submit(overdue, gate, go)
         pool.with_options(deadline=time.monotonic(), settle=slow).submit(int)
         assert settling.wait(BOUND)
         behind = pool.submit(int)
+        go.set()
         assert isinstance(first.exception(BOUND), DeadlineExceeded)
         assert behind.result(BOUND) == 0
         gate.set()
