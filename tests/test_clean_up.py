@@ -689,11 +689,7 @@ def test_a_sync_clean_up_may_run_an_event_loop():
 def test_a_loop_in_a_cancelled_scope_cleans_up_with_calls_that_block():
     async def main():
         try:
-<<<<<<< HEAD
             threading.Thread(target=scope.cancel).start()  # not before: a task that is cancelled earlier never begins
-=======
-            expire()
->>>>>>> flake
             await asyncio.sleep(LONG)
         finally:
             time.sleep(0)
@@ -701,15 +697,9 @@ def test_a_loop_in_a_cancelled_scope_cleans_up_with_calls_that_block():
             cleaned.append(True)
 
     cleaned: list[bool] = []
-<<<<<<< HEAD
     with patched(checkpoint="off", grace=LONG), CancelScope() as scope:
         asyncio.run(main())
     assert scope.cancelled_caught
-=======
-    with patched(checkpoint="off", grace=LONG):
-        with move_on_after(LONG):
-            asyncio.run(main())
->>>>>>> flake
     assert cleaned == [True]
 
 
