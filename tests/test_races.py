@@ -40,7 +40,7 @@ from threadsafe_timeout._scopes import tokens as _tokens
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
-BOUND = 10.0
+BOUND = 120.0
 GRACE = 0.05
 needs_interrupt = pytest.mark.skipif(_pursuit.support().mechanism is None, reason=_pursuit.support().detail)
 
@@ -561,6 +561,19 @@ def test_a_callback_that_waits_for_another_owed_task_holds_it_up_no_longer(gate)
         assert isinstance(second.exception(BOUND), DeadlineExceeded)
         gate.set()
     assert len(heard) == 1
+
+
+def test_tasks_whose_deadlines_pass_together_may_wait_for_each_other(gate):
+    """Whichever future is done first, its callback waits for the others, which the same thread was to settle."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stuck, gate)
+        for _ in range(20):
+            when = pool.with_options(deadline=time.monotonic() + 0.05)
+            futures = [when.submit(int) for _ in range(2)]
+            for one, other in (futures, futures[::-1]):
+                one.add_done_callback(lambda _, other=other: other.exception(BOUND))
+            assert all(isinstance(future.exception(BOUND), DeadlineExceeded) for future in futures)
+        gate.set()
 
 
 def test_the_block_is_not_left_before_a_task_that_was_given_up_is_settled(monkeypatch):

@@ -26,6 +26,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -729,6 +730,10 @@ def settle_owed(worker: Worker) -> None:
                 crew._gone.notify_all()
                 return
             hand.extend(islice(_drawn(crew.owed), 1))
+            # The callbacks of this one's future may wait for one that is still owed.
+            if crew.owed and not crew._is_settled_soon():
+                with suppress(RuntimeError):  # no thread to be had: then they are settled one after the other
+                    crew._start_worker(settle_owed, retire=True)
         hand[0].settle_owed()
         hand.clear()
 
