@@ -27,8 +27,14 @@ def stuck():
 def tell():
     both.wait()
     # A signal that comes while a thread is on its way into a system call does not end that call: the interpreter's own
-    # flaw. So the main thread gets the time to be in there.
-    time.sleep(0.5)
+    # flaw. So wait until the main thread is in there.
+    before, now, main = None, (), threading.main_thread()
+    while before != now:
+        time.sleep(0.05)
+        frame = sys._current_frames()[main.ident]
+        with open(f"/proc/self/task/{main.native_id}/stat") as stat:
+            asleep = stat.read().rpartition(")")[2].split()[0] == "S"
+        before, now = now if asleep else None, (id(frame), frame.f_lasti)
     print("ready", flush=True)
 
 def start_telling():

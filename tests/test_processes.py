@@ -289,7 +289,16 @@ def test_ctrl_c_ends_the_processes_of_what_was_running(tmp_path):
     if __name__ == "__main__":
         def task():
             child = subprocess.Popen("echo $$; exec sleep 300", shell=True, stdout=subprocess.PIPE)
-            say(child.stdout.readline().decode().strip())
+            pid = child.stdout.readline().decode().strip()
+            # A signal that arrives on the way into a wait does not end it, in any Python program.
+            before, now, main = None, (), threading.main_thread()
+            while before != now:
+                time.sleep(0.05)
+                frame = sys._current_frames()[main.ident]
+                with open(f"/proc/self/task/{main.native_id}/stat") as stat:
+                    asleep = stat.read().rpartition(")")[2].split()[0] == "S"
+                before, now = now if asleep else None, (id(frame), frame.f_lasti)
+            say(pid)
             child.stdout.read()
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             pool.submit(task).result()
