@@ -22,6 +22,8 @@ import threading
 import time
 import types
 
+from asleep import others, wait_until_asleep
+
 import threadsafe_timeout
 from threadsafe_timeout._processes.tree import status
 
@@ -526,7 +528,7 @@ def main(name: str) -> None:
     while not stuck.wait(0.1):
         assert not future.done(), future.exception()
         assert time.monotonic() < until, "the task did not get where it gets stuck"
-    wait_until_blocked(globals()[name].__code__, until)
+    wait_until_stuck(globals()[name].__code__, until)
     future.cancel()
     error = future.exception(120)
     told = {
@@ -537,27 +539,17 @@ def main(name: str) -> None:
     sys.stdout.flush()
 
 
-def wait_until_blocked(code: types.CodeType, until: float) -> None:
-    """The task has said that it is about to block. Wait until its thread sleeps at one instruction, and did so a while
-    before: cancelled earlier, it would raise there and then, and what it has started is not what it is stuck in."""
-    seen = None
-    while (at := blocked_at(code)) is None or at != seen:
-        assert time.monotonic() < until, "the task did not block where it gets stuck"
-        seen = at
-        time.sleep(0.05)
+def wait_until_stuck(code: types.CodeType, until: float) -> None:
+    """The task has said that it is about to block. Wait until the thread that runs its code sleeps: cancelled earlier, it
+    would raise there and then, and what it has started is not what it is stuck in."""
+    wait_until_asleep(lambda: [thread for thread in others() if runs(thread, code)], until)
 
 
-def blocked_at(code: types.CodeType) -> tuple[int, int] | None:
-    """The frame and the instruction at which the thread that runs `code` sleeps; None if it runs."""
-    for thread in threading.enumerate():
-        top = frame = sys._current_frames().get(thread.ident)
-        while frame is not None and frame.f_code is not code:
-            frame = frame.f_back
-        if frame is not None:
-            with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
-                state = stat.read().rpartition(")")[2].split()[0]
-            return (id(top), top.f_lasti) if state == "S" else None
-    return None
+def runs(thread: threading.Thread, code: types.CodeType) -> bool:
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 def running(pid: int, began: int) -> bool:

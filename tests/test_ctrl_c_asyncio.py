@@ -11,9 +11,11 @@ import textwrap
 import time
 
 import pytest
+from asleep import ON_PATH
 
 PREAMBLE = """
 import asyncio, functools, logging, os, sys, threading, time
+import asleep
 import threadsafe_timeout
 threadsafe_timeout.install(grace=30)  # what waits for two of them fails the test
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +29,8 @@ def stuck():
 def tell():
     both.wait()
     # A signal that comes while a thread is on its way into a system call does not end that call: the interpreter's own
-    # flaw. So the main thread gets the time to be in there.
-    time.sleep(0.5)
+    # flaw. So wait until the main thread is in there.
+    asleep.wait_until_asleep(asleep.main_thread)
     print("ready", flush=True)
 
 def start_telling():
@@ -144,7 +146,7 @@ def interrupted(code, how="sleep"):
     """Run it until it says `ready`, send SIGINT: its status, output, errors, and the seconds from then to its end."""
     program = PREAMBLE.replace("{how}", STUCK_IN[how]) + textwrap.dedent(code)
     with subprocess.Popen(
-        [sys.executable, "-c", program], env={**os.environ, "THREADSAFE_TIMEOUT_GRACE": "300"},
+        [sys.executable, "-c", program], env={**os.environ, **ON_PATH, "THREADSAFE_TIMEOUT_GRACE": "300"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
@@ -239,5 +241,8 @@ def test_without_ctrl_c_nothing_is_hurried():
                 loop.run_in_executor(None, lambda: (stuck(), print("done", flush=True)))
         asyncio.run(main())
     """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **ON_PATH}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
     assert (done.returncode, done.stdout.count("done")) == (0, 2), done.stderr

@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 import pytest
+from asleep import ON_PATH
 
 BOUND = 120.0  # seconds any of this may take on a busy machine
 PRELUDES = {
@@ -17,6 +18,7 @@ PRELUDES = {
 }
 COMMON = """
 import os, signal, sys, threading, time
+from asleep import wait_until_asleep
 from concurrent.futures import as_completed
 never = threading.Lock()  # what nobody is woken from
 never.acquire()
@@ -27,24 +29,8 @@ def nested(depth):
         return stuck_here()
     with ThreadPoolExecutor(1) as inner:
         return inner.submit(nested, depth - 1).result()
-def asleep(thread):
-    try:
-        with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "S"
-    except OSError:
-        return False
 def watch():
-    # A signal that arrives on the way into a wait does not end it, in any Python program: say when all have got there.
-    # One that is at the same place as before may wait for a processor only: it is not asleep then.
-    before, now = None, ()
-    while before != now:
-        never.acquire(timeout=0.1)
-        others = [t for t in threading.enumerate() if t is not threading.current_thread()]
-        frames = sys._current_frames()
-        places = [(t.ident, id(frames.get(t.ident)), getattr(frames.get(t.ident), "f_lasti", None)) for t in others]
-        before, now = now, places if all(map(asleep, others)) else ()
-        if not now:
-            before = None
+    wait_until_asleep()
     print("running", flush=True)
 def say_when_all_wait():
     threading.Thread(target=watch, daemon=True).start()
@@ -64,7 +50,7 @@ def start(prelude: str, code: str) -> subprocess.Popen[str]:
     whole = "\n".join((prelude, COMMON, textwrap.dedent(code)))
     return subprocess.Popen(
         [sys.executable, "-c", whole],
-        env={"THREADSAFE_TIMEOUT_CHECKPOINT": "off"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**ON_PATH, "THREADSAFE_TIMEOUT_CHECKPOINT": "off"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 # From the ground up. A room imports rooms that stand before it.
 ROOMS = [
     "_text", "_errors", "_checks", "_files", "_settings", "_environment", "_timing", "_introspection", "_scopes",
-    "_interruption", "_processes", "_pool", "checkpoint", "_guard", "guard", "_patching", "auto", "doctor", "testing",
+    "_interruption", "_processes", "_pool", "checkpoint", "_guard", "guard", "_patching", "_install", "auto", "doctor", "testing",
     "_commands", "cli", "threadsafe_timeout",
 ]  # fmt: skip
 # The arrows upwards, all inside functions, and why each is there.

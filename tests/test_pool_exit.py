@@ -11,12 +11,14 @@ import threading
 import time
 
 import pytest
+from asleep import ON_PATH
 
 from threadsafe_timeout import ThreadPoolExecutor
 
 LONG = 60
 PREAMBLE = """
 import atexit, logging, os, signal, sys, threading, time
+import asleep
 from concurrent.futures import as_completed, wait
 from threadsafe_timeout import ThreadPoolExecutor, sleep
 def acquire():  # no interrupt strikes in a function of this name, not on the way to the wait either
@@ -37,7 +39,7 @@ def gate():
 def run_python(code: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=timeout, check=False,
+        env={**os.environ, **ON_PATH}, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def interrupt_python(code: str, signals: int = 1) -> tuple[int, str, str, float]
     """Run `code` until it prints `ready`, send SIGINT; status, output, errors, seconds from the signal to the end."""
     with subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **ON_PATH}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
             assert process.stdout.readline() == "ready\n"
@@ -88,15 +90,7 @@ def test_ctrl_c_ends_a_run_and_names_what_was_running(body, ready):
     def tell():
         while not {ready}:
             time.sleep(0.01)
-        # A signal that arrives on the way into a wait does not end it, in any Python program.
-        before, now, main = None, (), threading.main_thread()
-        while before != now:
-            time.sleep(0.05)
-            frame = sys._current_frames()[main.ident]
-            with open(f"/proc/self/task/{{main.native_id}}/stat") as stat:
-                asleep = stat.read().rpartition(")")[2].split()[0] == "S"
-            before, now = now, (id(frame), frame.f_lasti) if asleep else ()
-            before = before if now else None
+        asleep.wait_until_asleep(asleep.main_thread)
         print("ready", flush=True)
     {body}
     """

@@ -22,6 +22,7 @@ from typing import Any
 import filelock  # noqa: F401  # it minds threads that fork at the same time
 import process_scripts
 import pytest
+from asleep import ON_PATH
 
 from threadsafe_timeout import Cancelled, DeadlineExceeded, ThreadPoolExecutor, keep_process, patched, shield
 from threadsafe_timeout._processes import children as _children
@@ -163,12 +164,14 @@ def run_python(code: str, timeout: float = BOUND) -> subprocess.CompletedProcess
         path = Path(folder, "program.py")
         path.write_text(PREAMBLE + textwrap.dedent(code))
         return subprocess.run(
-            [sys.executable, str(path)], capture_output=True, text=True, timeout=timeout, check=False
+            [sys.executable, str(path)],
+            env={**os.environ, **ON_PATH}, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 
 
 PREAMBLE = """
 import concurrent.futures, multiprocessing, os, signal, subprocess, sys, threading, time
+import asleep
 import threadsafe_timeout
 from threadsafe_timeout import deadline, move_on_after
 SPAWN = multiprocessing.get_context("spawn")
@@ -289,14 +292,20 @@ def test_ctrl_c_ends_the_processes_of_what_was_running(tmp_path):
     if __name__ == "__main__":
         def task():
             child = subprocess.Popen("echo $$; exec sleep 300", shell=True, stdout=subprocess.PIPE)
-            say(child.stdout.readline().decode().strip())
+            threading.Thread(target=tell, args=child.stdout.readline().decode().split(), daemon=True).start()
             child.stdout.read()
+        def tell(pid):
+            asleep.wait_until_asleep()  # a task that is interrupted before it reads is not stuck in its process
+            say(pid)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             pool.submit(task).result()
     """
     path = tmp_path / "program.py"
     path.write_text(PREAMBLE + textwrap.dedent(code))
-    with subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+    with subprocess.Popen(
+        [sys.executable, str(path)],
+        env={**os.environ, **ON_PATH}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as program:  # fmt: skip
         pid = int(program.stdout.readline())
         program.send_signal(signal.SIGINT)
         _, err = program.communicate(timeout=BOUND)
@@ -354,6 +363,7 @@ def cancelled(pool: ThreadPoolExecutor, function: Callable[[threading.Event], ob
     reached = threading.Event()
     future = pool.submit(function, reached)
     assert reached.wait(BOUND)
+    process_scripts.wait_until_stuck(function.__code__, time.monotonic() + BOUND)
     future.cancel()
     return future.exception(BOUND)
 

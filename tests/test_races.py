@@ -17,6 +17,7 @@ import threading
 import time
 
 import pytest
+from blocked import overdue
 
 from threadsafe_timeout import (
     CancelScope,
@@ -41,7 +42,7 @@ from threadsafe_timeout._scopes import tokens as _tokens
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
-BOUND = 10.0
+BOUND = 120.0
 GRACE = 0.05
 needs_interrupt = pytest.mark.skipif(_pursuit.support().mechanism is None, reason=_pursuit.support().detail)
 
@@ -456,9 +457,11 @@ def test_pending_tasks_are_not_lost_when_all_workers_are_given_up_at_once(gate):
         threading.Event().wait(0.02)  # as an fsync would
         raise outcome.error
 
-    with ThreadPoolExecutor(2, grace=GRACE, task_timeout=0.1, max_abandoned=0) as pool:
-        futures = [pool.with_options(settle=save).submit(stuck, gate) for _ in range(2)]
+    go = threading.Event()  # set when all are submitted
+    with ThreadPoolExecutor(2, grace=GRACE, max_abandoned=0) as pool:
+        futures = [pool.with_options(settle=save).submit(overdue, gate, go) for _ in range(2)]
         pending = pool.submit(int)
+        go.set()
         for future in futures:
             assert isinstance(future.exception(BOUND), DeadlineExceeded)
         pending.exception(BOUND)
@@ -474,10 +477,12 @@ def test_a_thread_that_settles_is_not_taken_for_a_worker(gate):
         raise outcome.error
 
     with ThreadPoolExecutor(1, grace=GRACE) as pool:
-        first = pool.with_options(timeout=0.3).submit(stuck, gate)
+        go = threading.Event()
+        first = pool.submit(overdue, gate, go)
         pool.with_options(deadline=time.monotonic(), settle=slow).submit(int)
         assert settling.wait(BOUND)
         behind = pool.submit(int)
+        go.set()
         assert isinstance(first.exception(BOUND), DeadlineExceeded)
         assert behind.result(BOUND) == 0
         gate.set()
@@ -558,6 +563,19 @@ def test_a_callback_that_waits_for_another_owed_task_holds_it_up_no_longer(gate)
         assert isinstance(second.exception(BOUND), DeadlineExceeded)
         gate.set()
     assert len(heard) == 1
+
+
+def test_tasks_whose_deadlines_pass_together_may_wait_for_each_other(gate):
+    """Whichever future is done first, its callback waits for the others, which the same thread was to settle."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stuck, gate)
+        for _ in range(20):
+            when = pool.with_options(deadline=time.monotonic() + 0.05)
+            futures = [when.submit(int) for _ in range(2)]
+            for one, other in (futures, futures[::-1]):
+                one.add_done_callback(lambda _, other=other: other.exception(BOUND))
+            assert all(isinstance(future.exception(BOUND), DeadlineExceeded) for future in futures)
+        gate.set()
 
 
 def test_the_block_is_not_left_before_a_task_that_was_given_up_is_settled(monkeypatch):

@@ -322,7 +322,7 @@ def test_both_versions_stall_by_themselves(tmp_path: Path) -> None:
         folder.mkdir()
     with (
         stalling("2025-08-16", 1.0, folders["2025-08-16"]) as (first, first_output),
-        stalling("last", 0.25, folders["last"]) as (last, last_output),
+        stalling("last", 0.5, folders["last"]) as (last, last_output),
     ):
         wait_for("[8/9]", last_output, last)
         assert not databases["last"].exists()

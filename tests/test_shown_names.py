@@ -110,7 +110,7 @@ def test_a_pool_tells_of_its_tasks(evil: str, tmp_path: Path, caplog: pytest.Log
         ThreadPoolExecutor(1, "pool" + evil, grace=0.02, max_abandoned=0, checkpoint=writer) as pool,
     ):
         pool.on_event(events.append)
-        one = pool.with_options(timeout=0.02, name=evil, key=f"key{evil}").submit(stuck)
+        one = pool.with_options(timeout=0.3, name=evil, key=f"key{evil}").submit(stuck)
         with pytest.raises(DeadlineExceeded) as caught:
             one.result(120)
         with pytest.raises(PoolExhausted) as exhausted:

@@ -23,7 +23,7 @@ from multiprocessing.managers import SyncManager
 from pathlib import Path
 
 import pytest
-from blocked import LONG, Blocked
+from blocked import LONG, Blocked, expire
 from threadsafe_timeout_patches import _descriptors, _llm_call
 from threadsafe_timeout_patches import multiprocessing as patch
 
@@ -237,8 +237,19 @@ def test_a_child_ends_with_the_scope(name, children):
     call = process_calls()[name]
     blocked = Blocked(call).cancel()
     assert blocked.scope.cancelled_caught
-    with pytest.raises(DeadlineExceeded), deadline(0.15):
+    scope = deadline(LONG)
+
+    def bring_forward():  # to a moment after there is a child
+        until = time.monotonic() + LONG
+        while len(children) < 2 and time.monotonic() < until:
+            time.sleep(0.001)
+        scope.deadline = time.monotonic() + 0.1
+
+    helper = threading.Thread(target=bring_forward)
+    helper.start()
+    with pytest.raises(DeadlineExceeded), scope:
         call()
+    helper.join()
     assert len(children) == 2
     for child in children:
         assert_ended(child)
@@ -581,7 +592,8 @@ def test_an_error_that_is_the_answer_leaves_a_managers_connection_alone(services
 
 def test_a_managers_lock_is_released_by_who_is_cancelled_in_a_call(services):
     service, lock = services.Service(), services.Lock()
-    with pytest.raises(DeadlineExceeded), deadline(0.1), lock:
+    with pytest.raises(DeadlineExceeded), deadline(LONG), lock:
+        expire(0.1)
         service.slow()
     assert lock.acquire(True, LONG)
 
@@ -627,7 +639,7 @@ def works_on(until):
 def test_a_process_forked_inside_a_scope_outlives_its_deadline():
     token = _llm_call._current.set(_llm_call.Call(None, Exception, is_llm=True))
     try:
-        with move_on_after(LONG), move_on_after(0.1) as scope:
+        with move_on_after(LONG), move_on_after(1) as scope:  # not less: the fork is in it
             _timer.settle(LONG)
             works = forked(lambda: works_on(scope.deadline + 0.2))
             time.sleep(LONG)

@@ -20,7 +20,7 @@ from threadsafe_timeout._pool.events import Event, describe
 from threadsafe_timeout._pool.future import PENDING
 from threadsafe_timeout._pool.ladder import end_processes
 from threadsafe_timeout._pool.options import Outcome
-from threadsafe_timeout._pool.settling import settle_all, settle_owed
+from threadsafe_timeout._pool.settling import is_settled_soon, settle_all, settle_owed
 from threadsafe_timeout._pool.task import TaskFuture, fail_pending, pass_over
 from threadsafe_timeout._pool.telling import event_of
 from threadsafe_timeout._scopes import around as _around
@@ -118,7 +118,7 @@ def fail_soon(crew: Crew, task: TaskFuture, error: BaseException) -> None:
         crew.failed += 1
         crew.timed_out += isinstance(error, DeadlineExceeded)
         _owe(crew, task, Outcome(error=error))
-        if _is_settled_soon(crew):
+        if is_settled_soon(crew):
             return
         try:
             crew._start_worker(settle_owed, retire=True)
@@ -126,12 +126,6 @@ def fail_soon(crew: Crew, task: TaskFuture, error: BaseException) -> None:
         except RuntimeError:
             pass
     settle_all(crew)
-
-
-def _is_settled_soon(crew: Crew) -> bool:
-    """Whether a thread is about to look at what is owed. One that is settling may wait for something, maybe for
-    what is owed; but there is a limit to how many there are. The caller holds `lock`."""
-    return len(crew.settling) > crew.width or any(not one.hand for one in crew.settling)
 
 
 def _owe(crew: Crew, task: TaskFuture, outcome: Outcome) -> None:
@@ -229,7 +223,7 @@ def _hand_on(crew: Crew, worker: Worker, exc: BaseException) -> None:
 def _succeed(crew: Crew, worker: Worker) -> bool:
     """Start who takes the place of a worker that died; False if there is no thread to be had. The caller holds
     `lock`."""
-    first = settle_owed if crew.owed and not _is_settled_soon(crew) else None
+    first = settle_owed if crew.owed and not is_settled_soon(crew) else None
     try:
         if (crew.tasks and not crew.takers()) or not (worker.abandoned or worker.retire or crew.closed):
             crew._start_worker(first)

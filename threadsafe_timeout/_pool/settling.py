@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from threadsafe_timeout._pool.task import TaskFuture
     from threadsafe_timeout._pool.worker import Worker
 
-__all__ = ["drawn", "settle_all", "settle_owed"]
+__all__ = ["drawn", "is_settled_soon", "settle_all", "settle_owed"]
 
 
 def settle_owed(worker: Worker) -> None:
@@ -29,6 +30,10 @@ def settle_owed(worker: Worker) -> None:
                 crew._gone.notify_all()
                 return
             hand.extend(islice(drawn(crew.owed), 1))
+            # The callbacks of this one's future may wait for one that is still owed.
+            if crew.owed and not is_settled_soon(crew):
+                with suppress(RuntimeError):  # no thread to be had: then they are settled one after the other
+                    crew._start_worker(settle_owed, retire=True)
         hand[0].settle_owed()
         hand.clear()
 
@@ -41,6 +46,12 @@ def settle_all(crew: Crew) -> None:
                 return
             task = crew.owed.popleft()
         task.settle_owed()
+
+
+def is_settled_soon(crew: Crew) -> bool:
+    """Whether a thread is about to look at what is owed. One that is settling may wait for something, maybe for
+    what is owed; but there is a limit to how many there are. The caller holds `lock`."""
+    return len(crew.settling) > crew.width or any(not one.hand for one in crew.settling)
 
 
 def drawn(source: deque[TaskFuture]) -> Iterator[TaskFuture]:
