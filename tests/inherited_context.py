@@ -32,7 +32,7 @@ from threadsafe_timeout import (
     sleep,
     time_remaining,
 )
-from threadsafe_timeout._scopes.scope import current_scope
+from threadsafe_timeout._scopes.around import current_scope
 
 PATCHED = "install" in sys.argv
 INHERITS = bool(getattr(sys.flags, "thread_inherit_context", False))

@@ -23,7 +23,7 @@ from threadsafe_timeout import (
     shield,
     sleep,
 )
-from threadsafe_timeout._scopes.scope import current_scope
+from threadsafe_timeout._scopes.around import current_scope
 
 GRACE = 0.05
 LONG = 30

@@ -1,7 +1,8 @@
 """Settling: tasks that somebody has claimed who has no time to give them their outcome.
 
-They stand in `crew.owed`. A worker that is started for it settles them before it does anything else; where no thread
-is to be had, the thread that would have started it does.
+They stand in `crew.owed`. A worker that is started for it settles them before it does anything else, one by one; while
+one of them holds it up, another worker is started for the rest, within bounds. Where no thread is to be had, the thread
+that would have started it settles them.
 """
 
 from __future__ import annotations
