@@ -711,13 +711,11 @@ def test_a_call_with_as_many_arguments_as_aexit_gets_does_not_end_an_async_with(
     assert {mapped.verdict(offset, calling=False) for offset in calls} == {Verdict.NEVER}
 
 
-@pytest.mark.parametrize(("version", "words"), [((3, 99), "not proven on CPython 3.99"), ((3, 15), "not proven yet")])
-def test_doctor_says_how_far_a_version_is_proven(version, words, monkeypatch):
-    monkeypatch.setattr(sys, "version_info", (*version, 0))
+def test_doctor_says_that_a_version_is_not_proven(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0))
     found = doctor.examine()["interrupt"]
-    assert words in found["detail"]
-    assert (found["mechanism"] is None) == (version > (3, 15))
-    assert words in doctor.report()
+    assert found == {"mechanism": None, "detail": "not proven on CPython 3.99"}
+    assert found["detail"] in doctor.report()
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="there is no JIT, or none that matters")

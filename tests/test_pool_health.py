@@ -10,7 +10,7 @@ import time
 
 import blocked
 import pytest
-from blocked import overdue
+from blocked import expire, overdue
 from paces import at_some_pace
 
 from threadsafe_timeout import DeadlineExceeded, Event, PoolExhausted, ThreadPoolExecutor, check_cancelled, sleep
@@ -30,6 +30,13 @@ def gate():
 def stuck(gate, *_arguments, begun=None):
     if begun is not None:
         begun.set()
+    gate.wait(LONG)
+    return "late"
+
+
+def acquire(gate, *_arguments):
+    """Stuck when its time ends; named as what no interrupt strikes in (see `blocked`)."""
+    expire()
     gate.wait(LONG)
     return "late"
 
@@ -109,16 +116,16 @@ def test_health_follows_a_task_up_the_ladder(gate):
     def climb(pace):
         seen = Recorder()
         states = {}
-        with ThreadPoolExecutor(1, task_timeout=0.02, grace=0.2 * pace) as pool:
+        with ThreadPoolExecutor(1, grace=0.2 * pace) as pool:
             pool.on_event(seen)
-            pool.submit(stuck, gate)
+            pool.submit(acquire, gate)
             for kind in ("overdue", "interrupting", "abandoned"):
                 seen.wait_for(kind)
                 health = pool.health()
                 states[kind] = [one.state for one in health.overdue]
-                assert health.overdue[0].task == "stuck"
+                assert health.overdue[0].task == "acquire"
                 assert health.overdue[0].deadline_left < 0
-                assert health.overdue[0].where[2] == "stuck"
+                assert health.overdue[0].where[2] == "acquire"
         assert states == {"overdue": ["overdue"], "interrupting": ["interrupting"], "abandoned": ["abandoned"]}
 
     at_some_pace(climb)
@@ -135,8 +142,8 @@ def test_one_event_and_one_log_line_for_each_rung(gate, caplog, tmp_path):
         ThreadPoolExecutor(1, "pool", grace=GRACE, checkpoint=writer) as pool,
     ):
         pool.on_event(seen)
-        options = pool.with_options(timeout=0.3, key=17, name="sum")
-        assert isinstance(options.submit(stuck, gate, "password in an argument").exception(120), DeadlineExceeded)
+        options = pool.with_options(key=17, name="sum")
+        assert isinstance(options.submit(acquire, gate, "password in an argument").exception(120), DeadlineExceeded)
         gate.set()
         late = seen.wait_for("late")
     assert seen.kinds == ["overdue", "interrupting", "abandoned", "late"]

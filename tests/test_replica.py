@@ -150,7 +150,7 @@ ASK = [{"role": "user", "content": "case task-000\nRequired tools: network_fetch
 def test_a_hang_is_given_up_after_the_clients_own_retries(
     load: Load, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LEGACY_MINUTE_SECONDS", "0.05")
+    monkeypatch.setenv("LEGACY_MINUTE_SECONDS", "0.5")  # in which a request reaches the server
     with FakeLLM(mix={"hang": 1}) as llm, executor_on(llm, load) as (executor, state):
         assert executor._get_llm_response(ASK, state) is None
         assert state.api_issues == ["Request timed out."]

@@ -55,10 +55,6 @@ _SHORTEST = 0.002  # seconds between looks: often at first, then ever more rarel
 _WINDOW, _SHORTEST_REST, _LONGEST_REST = 0.02, 0.02, 0.5
 _HAS_CTYPES = find_spec("_ctypes") is not None  # once: `support()` is asked at every expiry
 _TRIED = ((3, 11), (3, 12), (3, 13), (3, 14), (3, 15))
-_LESS_PROVEN = {
-    (3, 14): "fewer than a million expiries were counted on this version so far",
-    (3, 15): "not proven yet: fewer than a million expiries were counted on this version, and one loss is unexplained",
-}
 _LOOKS = 5  # and at least so many looks: on a busy machine the thread may not have had its turn
 
 
@@ -94,8 +90,6 @@ def support() -> Support:
     if version == (3, 11):
         return Support("async exception", "PyThreadState_SetAsyncExc, where it arrives at once")
     details = ["sys.monitoring LINE events, local to the functions on the thread's stack"]
-    if version in _LESS_PROVEN:
-        details.append(_LESS_PROVEN[version])
     jit = getattr(sys, "_jit", None)
     if version == (3, 14) and jit is not None and jit.is_enabled():
         details.append("the JIT is on: a loop on one line that it has compiled is not interrupted, but abandoned")

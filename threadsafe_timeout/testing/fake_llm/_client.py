@@ -21,7 +21,7 @@ from threadsafe_timeout.testing.fake_llm._options import TASK_PATTERN, ServerOpt
 
 __all__ = ["FakeLLM"]
 
-_START_SECONDS = 30.0  # a machine that is busy with the runner under test starts an interpreter slowly
+_START_SECONDS = 120.0  # a machine that is busy with the runner under test starts an interpreter slowly
 _STOP_SECONDS = 5.0
 
 
