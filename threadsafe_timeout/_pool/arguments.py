@@ -8,12 +8,20 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._checks import check_whole
+from threadsafe_timeout._environment.surroundings import threads_replaced_by
 from threadsafe_timeout._pool.expired_waits import POLICIES
 
 if TYPE_CHECKING:
     from threadsafe_timeout.checkpoint import CheckpointWriter
 
-__all__ = ["check_initializer", "check_policies", "check_workers", "is_key", "writer_of"]
+__all__ = [
+    "check_abandoned", "check_buffersize", "check_initializer", "check_key", "check_policies", "check_threads",
+    "check_workers", "writer_of",
+]  # fmt: skip
+
+# Abandoned threads that a process can afford. Each takes 25 to 60 KiB of memory and, in a network call, one of the 1024
+# descriptors that a process usually may have: see docs/pool.md.
+_CHEAP = 256
 
 
 def check_workers(max_workers: int | None) -> int:
@@ -42,9 +50,33 @@ def check_policies(on_exhausted: str | None, on_expired_wait: str | None) -> Non
         raise ValueError(f"on_expired_wait must be 'cancel', 'single' or 'wait', got {on_expired_wait!r}")
 
 
-def is_key(key: object) -> bool:
-    """Whether it can be the key of a task, or a function that makes one."""
-    return callable(key) or (isinstance(key, (str, int)) and not isinstance(key, bool))
+def check_abandoned(max_abandoned: int | None, max_workers: int) -> int:
+    """How many abandoned threads may be alive."""
+    return check_whole("max_abandoned", max(_CHEAP, 2 * max_workers) if max_abandoned is None else max_abandoned)
+
+
+def check_threads() -> None:
+    other = threads_replaced_by()
+    if other is not None:
+        raise RuntimeError(f"this pool needs threads, and {other} has replaced them by greenlets")
+
+
+def check_buffersize(buffersize: object) -> None:
+    if buffersize is not None and not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+def check_key(key: object, writer: CheckpointWriter | None) -> None:
+    """Whether it can be the key of a task, or a function that makes one; and whether there is a place to save to."""
+    if key is None:
+        return
+    makes_keys = callable(key) or getattr(writer, "_key", None) is not None
+    if not makes_keys and (isinstance(key, bool) or not isinstance(key, (str, int))):
+        raise TypeError(f"key must be a str, an int, or a function of the task's arguments; got {key!r}")
+    if writer is None:
+        raise ValueError("key= needs a place to save to: ThreadPoolExecutor(…, checkpoint=CheckpointWriter(path))")
 
 
 def writer_of(checkpoint: Any) -> tuple[CheckpointWriter | None, CheckpointWriter | None]:

@@ -16,11 +16,19 @@ from sys import _getframe
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from threadsafe_timeout._checks import check_callable, check_instant, check_seconds, check_wait, check_whole
+from threadsafe_timeout._checks import check_callable, check_instant, check_seconds, check_wait
 from threadsafe_timeout._environment import program as _program
-from threadsafe_timeout._environment.surroundings import threads_replaced_by
 from threadsafe_timeout._pool import exit as _exit
-from threadsafe_timeout._pool.arguments import check_initializer, check_policies, check_workers, is_key, writer_of
+from threadsafe_timeout._pool.arguments import (
+    check_abandoned,
+    check_buffersize,
+    check_initializer,
+    check_key,
+    check_policies,
+    check_threads,
+    check_workers,
+    writer_of,
+)
 from threadsafe_timeout._pool.crew import Crew
 from threadsafe_timeout._pool.expired_waits import cancel_expired
 from threadsafe_timeout._pool.health import PoolHealth, health_of
@@ -41,9 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["StandardThreadPoolExecutor", "Submitter", "ThreadPoolExecutor"]
 
 T = TypeVar("T")
-# Abandoned threads that a process can afford. Each takes 25 to 60 KiB of memory and, in a network call, one of the 1024
-# descriptors that a process usually may have: see docs/pool.md.
-_CHEAP = 256
 
 
 class ThreadPoolExecutor(StandardThreadPoolExecutor):
@@ -94,17 +99,13 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         max_workers = check_workers(max_workers)
         check_initializer(initializer, initargs)
         _program.look(_getframe(1))
-        other = threads_replaced_by()
-        if other is not None:
-            raise RuntimeError(f"this pool needs threads, and {other} has replaced them by greenlets")
+        check_threads()
         chosen = settings()
         if task_timeout is None:
             task_timeout = chosen.task_timeout
         self._task_timeout = None if task_timeout is None else check_seconds("task_timeout", task_timeout)
         grace = chosen.grace if grace is None else check_seconds("grace", grace)
-        if max_abandoned is None:
-            max_abandoned = max(_CHEAP, 2 * max_workers) if chosen.max_abandoned is None else chosen.max_abandoned
-        max_abandoned = check_whole("max_abandoned", max_abandoned)
+        max_abandoned = check_abandoned(chosen.max_abandoned if max_abandoned is None else max_abandoned, max_workers)
         check_policies(on_exhausted, on_expired_wait)
         self._checkpoint, self._opened = writer_of(checkpoint)
         self._max_workers = max_workers
@@ -112,16 +113,10 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{number()}"
         self._default_options = TaskOptions(timeout=self._task_timeout)
         options = CrewOptions(
-            width=max_workers,
-            prefix=self._thread_name_prefix,
-            grace=grace,
-            max_abandoned=max_abandoned,
-            on_exhausted=on_exhausted or chosen.on_exhausted,
-            catchable=chosen.catchable_timeout == "all",
-            on_expired_wait=on_expired_wait or chosen.on_expired_wait,
-            initializer=initializer,
-            initargs=initargs,
-        )
+            width=max_workers, prefix=self._thread_name_prefix, grace=grace, max_abandoned=max_abandoned,
+            on_exhausted=on_exhausted or chosen.on_exhausted, catchable=chosen.catchable_timeout == "all",
+            on_expired_wait=on_expired_wait or chosen.on_expired_wait, initializer=initializer, initargs=initargs,
+        )  # fmt: skip
         self._crew = Crew(options)
         # The crew does not know the executor: when nobody does any more, the idle workers go home.
         self._finalizer = weakref.finalize(self, self._crew.orphaned)
@@ -207,10 +202,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
 
         Raises ValueError if `key` is given and the pool has no `checkpoint`.
         """
-        if key is not None and getattr(self._checkpoint, "_key", None) is None and not is_key(key):
-            raise TypeError(f"key must be a str, an int, or a function of the task's arguments; got {key!r}")
-        if key is not None and self._checkpoint is None:
-            raise ValueError("key= needs a place to save to: ThreadPoolExecutor(…, checkpoint=CheckpointWriter(path))")
+        check_key(key, self._checkpoint)
         timeout = self._task_timeout if timeout is None else check_seconds("timeout", timeout)
         if deadline is not None:
             deadline = check_instant("deadline", deadline)
@@ -240,10 +232,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
         `fn` first gets its task's deadline as a `DeadlineExceeded` (a `TimeoutError`) that it can catch, so that its
         own `except Exception` can return a result. See the `catchable_timeout` setting.
         """
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        check_buffersize(buffersize)
         until = None if timeout is None else _clock.monotonic() + check_wait("timeout", timeout)
         inputs = zip(*iterables, strict=False)
         futures: deque[Any] = deque(_submit_catchable(self.submit, fn, *args) for args in islice(inputs, buffersize))
