@@ -21,7 +21,7 @@ from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint._fingerprint import task_fingerprint
 from threadsafe_timeout.checkpoint._format import Key
 from threadsafe_timeout.checkpoint._records import Record, types_by_name
-from threadsafe_timeout.checkpoint._run import Resume, check_retry, open_run
+from threadsafe_timeout.checkpoint._run import Resume, check_resume, check_retry, open_run
 from threadsafe_timeout.checkpoint._values import RecordedError
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
 
@@ -72,8 +72,7 @@ def checkpointed(
     known = types_by_name(types)
     check_retry(retry)
     CheckpointWriter.check(mode, lock_timeout, key, default)
-    if resume not in ("unfinished", "always", "never"):
-        raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}")
+    check_resume(resume)
 
     def decorate(function: Callable[P, R]) -> CheckpointedFunction[P, R]:
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):

@@ -17,7 +17,7 @@ from threadsafe_timeout.checkpoint._journal import Journal
 from threadsafe_timeout.checkpoint._records import Checkpoint, Record, load_checkpoint
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
 
-__all__ = ["Resume", "finished_records", "open_run"]
+__all__ = ["Resume", "check_resume", "check_retry", "finished_records", "open_run"]
 
 log = logging.getLogger("threadsafe_timeout.checkpoint")
 
@@ -58,10 +58,7 @@ def open_run(
     check_retry(retry)
     lock_timeout = CheckpointWriter.check(mode, lock_timeout, key, default)
     journal = Journal(path, config=config, durable=mode == "durable")
-    with journal.lock.held_to_open(lock_timeout):
-        if resume != "always":
-            _make_room(journal, resume)
-        journal.open()
+    _open(journal, resume, lock_timeout)
     writer = CheckpointWriter.on(journal, key=key, lock_timeout=lock_timeout, default=default)
     try:
         loaded = load_checkpoint(journal.path, types=types)
@@ -76,6 +73,13 @@ def check_resume(resume: str) -> None:
     if resume not in ("unfinished", "always", "never"):
         meant = nearest(resume, ("unfinished", "always", "never"))
         raise ValueError(f"resume must be 'unfinished', 'always' or 'never', not {resume!r}{meant}")
+
+
+def _open(journal: Journal, resume: Resume, lock_timeout: float) -> None:
+    with journal.lock.held_to_open(lock_timeout):
+        if resume != "always":
+            _make_room(journal, resume)
+        journal.open()
 
 
 def _make_room(journal: Journal, resume: Resume) -> None:
