@@ -113,6 +113,23 @@ def test_a_function_that_does_not_catch_it_raises_it_as_before():
         assert copy.scope is None
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_it_is_not_interrupted_too(way):
+    """A thread that is woken, and a moment later is still in its task, has met its deadline all the same."""
+    import concurrent.futures as cf
+
+    def work(item):
+        said = recorded(WAYS[way])(item)
+        if item == STUCK:
+            until = time.perf_counter() + 0.1
+            while time.perf_counter() < until:
+                pass
+        return said
+
+    with cf.ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, range(ITEMS))) == EXPECTED
+
+
 def test_it_is_caught_once():
     """A loop that goes on after it meets `Cancelled`, and has no result."""
     import concurrent.futures as cf

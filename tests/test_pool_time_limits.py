@@ -283,6 +283,15 @@ def map_with_a_timeout(task):
 
 
 @is_a_limit
+def map_whose_timeout_passes_before_its_first_wait(task):
+    with task.pool(2) as pool:
+        try:
+            return list(pool.map(task, range(4), timeout=0))
+        except TimeoutError:
+            return DEFAULT
+
+
+@is_a_limit
 def one_limit_for_each_of_many(task):
     results = []
     with task.pool(4) as pool:

@@ -244,7 +244,7 @@ class ThreadPoolExecutor(StandardThreadPoolExecutor):
                 while futures:
                     _submit_next(pool(), fn, inputs, futures)
                     # Nor may what is yielded be kept while the caller is busy with it.
-                    yield _result_of(futures.popleft(), None if until is None else until - _clock.monotonic())
+                    yield _result_of(futures.popleft(), None if until is None else _left(until))
             except TimeoutError:
                 if until is not None and until <= _clock.monotonic():
                     for future in futures:
@@ -332,6 +332,11 @@ def _cancel_pending(future: Any) -> None:
         future.cancel_pending()
     else:  # a subclass has a `submit` of its own
         future.cancel()
+
+
+def _left(until: float) -> float:
+    """The seconds that a `map` may still wait. Not 0 when they have passed: that would be a look, and no time limit."""
+    return max(until - _clock.monotonic(), sys.float_info.min)
 
 
 def _result_of(future: Any, timeout: float | None) -> Any:

@@ -52,7 +52,9 @@ class TaskScope(_started.ProcessOwner):
         return cancelled
 
     def _may_strike(self, frame: FrameType) -> bool:
-        return not self.catchable or is_users(frame)
+        if self.catchable:
+            return is_users(frame)
+        return not self._softened  # raised by a call: as after an interrupt, there is the grace to come to an end
 
     def _soften(self, cancelled: Cancelled) -> DeadlineExceeded | None:
         """Once, in the task's own thread, for its own deadline."""

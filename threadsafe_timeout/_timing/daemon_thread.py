@@ -20,6 +20,8 @@ from typing import Any
 
 __all__ = ["DaemonThread", "release", "threads_inherit"]
 
+_TAKES_CONTEXT = sys.version_info >= (3, 14)
+
 
 def threads_inherit() -> bool:
     """Whether a thread begins in a copy of the context it was started in (`thread_inherit_context`, since 3.14)."""
@@ -95,7 +97,7 @@ class DaemonThread(threading.Thread):
 
     def __init__(self, target: Callable[[], object], name: str, gone: Callable[[], object] = lambda: None) -> None:
         # It serves the whole process. With thread_inherit_context the scope it happens to begin in would bind it.
-        outside: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
+        outside: dict[str, Any] = {"context": Context()} if _TAKES_CONTEXT else {}
         super().__init__(target=target, name=name, daemon=True, **outside)
         self._starter = threading.get_ident()
         self._started = _Begun()
