@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor as StandardThreadPoolExecutor
 from itertools import islice
-from sys import _getframe
+from sys import _getframe, float_info
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -336,7 +336,7 @@ def _cancel_pending(future: Any) -> None:
 
 def _left(until: float) -> float:
     """The seconds that a `map` may still wait. Not 0 when they have passed: that would be a look, and no time limit."""
-    return max(until - _clock.monotonic(), sys.float_info.min)
+    return max(until - _clock.monotonic(), float_info.min)
 
 
 def _result_of(future: Any, timeout: float | None) -> Any:
