@@ -21,7 +21,7 @@ from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout.testing import MockClock
 
-LONG = 30.0
+LONG = 120.0
 
 
 def run_program(code: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -185,8 +186,8 @@ def undisturbed(tmp_path_factory):
 
 
 def killed_at(minute, interval, version, work, pace):
-    """The final database of a run that is killed at that legacy minute, and of the one that goes on; and whether the
-    machine was fast enough for it: if each task has ended as the server had it end, and none by its deadline before."""
+    """The final database of a run that is killed at that legacy minute, and of the one that goes on; and how each task
+    has ended."""
     one_minute = pace * MINUTE
     script = prepare(work, version)
     (work / "src" / "sitecustomize.py").write_text(STEADY)
@@ -204,17 +205,18 @@ def killed_at(minute, interval, version, work, pace):
                 process.kill()
                 process.wait(120)
             if journal(work).read_bytes().rsplit(b"\n", 2)[-2].startswith(b'{"v":1,"event":"closed"'):
-                return without_times(database(work)), is_as_meant(work)  # it had ended: the next is another run
+                return without_times(database(work)), endings(work)  # it had ended: the next is another run
         server.begin_run("to the end")
         with started(script, work, server, *arguments, **options) as process:
             assert process.wait(240) == 0, (work / "out.txt").read_text()
-    return without_times(database(work)), is_as_meant(work)
+    return without_times(database(work)), endings(work)
 
 
-def is_as_meant(work):
-    ended = load_checkpoint(journal(work))
-    good = sum(bool(record.result.get("success")) for record in ended.values() if isinstance(record.result, dict))
-    return (ended.counts()["loop"], good) == (2, 6)
+def endings(work):
+    return {
+        key: (record.status, record.result["success"], re.sub(r"[0-9]", "", str(record.result["error"])))
+        for key, record in load_checkpoint(journal(work)).items()
+    }
 
 
 @pytest.mark.stress
@@ -223,16 +225,17 @@ def is_as_meant(work):
 def test_killed_at_any_minute_the_database_is_that_of_an_undisturbed_run(
     version, interval, minute, tmp_path, undisturbed
 ):
+    """A task ends by its own deadline, or by the client's, or as a loop, whichever comes first, which on a busy machine
+    depends on that. So the runs are compared at a pace at which all tasks have ended in the same way in both."""
     for pace in PACES:
-        expected, is_expected = undisturbed(version, pace)
+        expected, as_expected = undisturbed(version, pace)
         work = tmp_path / str(pace)
         work.mkdir()
-        found, is_found = killed_at(minute, interval, version, work, pace)
+        found, as_found = killed_at(minute, interval, version, work, pace)
         assert not list(work.glob("**/*.counted.jsonl")), "the run has ended"
-        if is_expected and is_found:
+        if as_found == as_expected:
             break
-    else:
-        pytest.fail("tasks did not end as the server had them end, at none of the paces")
+    assert as_found == as_expected
     assert expected["summary"]["total_tests"] == TASKS
     assert expected["summary"]["total_success"] > 0
     assert found == expected

@@ -17,7 +17,7 @@ from threadsafe_timeout import DeadlineExceeded, Event, PoolExhausted, ThreadPoo
 from threadsafe_timeout.checkpoint import CheckpointWriter
 
 GRACE = 0.05
-LONG = 30
+LONG = 120
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout.testing import widened_races
 
 GRACE = 0.05
-LONG = 30
+LONG = 120
 
 
 @pytest.fixture

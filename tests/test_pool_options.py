@@ -26,7 +26,7 @@ from threadsafe_timeout import (
 from threadsafe_timeout._scopes.around import current_scope
 
 GRACE = 0.05
-LONG = 30
+LONG = 120
 
 
 @pytest.fixture
