@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from threadsafe_timeout._timing.daemon_thread import release
+
 __all__ = ["Entry"]
 
 
@@ -24,7 +26,4 @@ class Entry:
         self.gate.acquire()
 
     def open_gate(self) -> None:
-        try:
-            self.gate.release()
-        except RuntimeError:
-            pass  # opened already: handing on the lead may be interrupted and then happens twice
+        release(self.gate)  # it may be open: handing on the lead may be interrupted and then happens twice
