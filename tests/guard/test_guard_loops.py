@@ -22,7 +22,7 @@ from threadsafe_timeout._guard.alike import may_be_alike, result_fingerprint
 from threadsafe_timeout.guard import DEFAULTS, Experience, Limit, Loop, LoopGuard, find_loop
 
 CASES = {name: (script, messages) for name, script, messages in conversations()}
-RECORDED = Path(__file__).parents[2] / "shared" / "transcripts" / "legacy-runs.jsonl.gz"
+RECORDED = Path(__file__).parents[3] / "shared" / "transcripts" / "legacy-runs.jsonl.gz"
 
 
 def test_there_are_enough_conversations():

@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from asleep import ON_PATH
 from stuck_modes import MODES, WIDTH, Hold, Mode
 
 import threadsafe_timeout
@@ -75,7 +75,7 @@ def test_the_process_exits(group: str, urls: list[str]):
     names = [mode.name for mode in MODES if mode.group == group]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent),
+        **ON_PATH,
         "THREADSAFE_TIMEOUT_TASK_TIMEOUT": "0.3",
         "THREADSAFE_TIMEOUT_GRACE": "0.1",
         "THREADSAFE_TIMEOUT_CHECKPOINT": "off",

@@ -21,7 +21,7 @@ import pytest
 
 from threadsafe_timeout.checkpoint import CheckpointWriter, _disk, iter_records, load_checkpoint, open_run
 
-KILLER = Path(__file__).parent.parent / "benchmarks" / "checkpoint_kill.py"
+KILLER = Path(__file__).parents[2] / "benchmarks" / "checkpoint_kill.py"
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

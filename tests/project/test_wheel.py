@@ -22,7 +22,7 @@ import pytest
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(1200)]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "MIGRATION.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Whose options a page's table is about; and those of other programs that pages mention.
 SUBJECT = {"replay.md": "replay", "fake-llm.md": "fake-llm", "doctor.md": "doctor", "checkpoints.md": "checkpoint", "guards.md": "guard"}

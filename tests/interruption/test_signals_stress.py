@@ -14,7 +14,7 @@ from threadsafe_timeout._interruption import alarm as _alarm
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout.testing.race import widened_races
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import stress_interrupt_shapes as shapes
 
 pytestmark = [

@@ -15,7 +15,7 @@ from threadsafe_timeout._introspection.frames import frames_of_others
 from threadsafe_timeout._pool import telling as _telling
 from threadsafe_timeout._timing import timer as _timer
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import stress_interrupt_shapes as shapes
 
 BOUND = 30.0

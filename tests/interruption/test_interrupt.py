@@ -32,7 +32,7 @@ from threadsafe_timeout._interruption.code_map import CodeMap, Verdict
 from threadsafe_timeout._introspection.transparent import is_protected
 from threadsafe_timeout._timing import timer as _timer
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import stress_interrupt
 import stress_interrupt_shapes as shapes
 

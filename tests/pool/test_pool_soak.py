@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "soak_pool.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak_pool.py"
 
 
 @pytest.fixture(scope="module")
