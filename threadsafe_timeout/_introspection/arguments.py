@@ -86,11 +86,7 @@ def _python_function(function: Any, depth: int) -> tuple[FunctionType | None, in
     wrapt = sys.modules.get("wrapt")
     if wrapt is not None and issubclass(kind, wrapt.ObjectProxy) and depth:
         return _python_function(function.__wrapped__, depth - 1)
-    if issubclass(kind, type):
-        found = _in_class(function, "__init__")
-    else:
-        found = _in_class(kind, "__call__")
-    return found, 1
+    return (_in_class(function, "__init__") if issubclass(kind, type) else _in_class(kind, "__call__")), 1
 
 
 def _in_class(cls: type, name: str) -> FunctionType | None:
@@ -104,7 +100,7 @@ def _in_class(cls: type, name: str) -> FunctionType | None:
 # Values
 
 
-def _short(value: Any, room: int, depth: int) -> str:
+def _short(value: Any, room: int, depth: int) -> str:  # noqa: PLR0911  # a table of rules
     """`value` in `room` characters."""
     kind = type(value)
     if value is None or kind is bool or (kind is int and value.bit_length() <= _BITS) or kind is float:

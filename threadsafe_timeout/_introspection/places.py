@@ -1,5 +1,5 @@
-"""Where in the program an error came from. Only strings and numbers are kept: no frame, and so no variable, lives longer
-because somebody wants to know."""
+"""Where in the program an error came from. Only strings and numbers are kept: no frame, and so no variable, lives
+longer because somebody wants to know."""
 
 from __future__ import annotations
 

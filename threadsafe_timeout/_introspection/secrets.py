@@ -31,7 +31,8 @@ _WORD = re.compile(r"[^\s\"'<>(),;:]+")
 _LONG = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
 _HEX = re.compile(r"[0-9A-Fa-f-]{20,}")
 _CHANGES = re.compile(r"[a-z](?=[A-Z0-9])|[0-9](?=[A-Za-z])|[A-Z](?=[0-9])")
-_RANDOM = 0.13  # such changes for each character; random text has three times as many. (A long name in CamelCase has, too.)
+# Such changes for each character. Random text has three times as many; a long name in CamelCase is taken for that.
+_RANDOM = 0.13
 
 
 def is_name_of_secret(name: str) -> bool:

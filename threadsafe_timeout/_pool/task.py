@@ -295,7 +295,8 @@ class TaskFuture(LightFuture):
     def _timed_out(self, reason: str | None, where: Place | None) -> DeadlineExceeded:
         """What whoever asks for its outcome gets; `where` its deadline found it."""
         if self._refused:
-            return DeadlineExceeded(self._task_name(), reason=f"a scope around it was cancelled ({reason}); it never started")
+            reason = f"a scope around it was cancelled ({reason}); it never started"
+            return DeadlineExceeded(self._task_name(), reason=reason)
         return DeadlineExceeded(self._task_name(), self._options.timeout, self.elapsed(), reason, where)
 
     def timed_out_outcome(self, where: Place | None) -> Outcome:

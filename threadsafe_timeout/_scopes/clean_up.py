@@ -73,8 +73,9 @@ class CleanUp:
     __slots__ = ("_first", "around", "attempt", "frames", "ident", "places", "until", "where")
 
     def __init__(
-        self, until: float, around: frozenset[CancelScope], frames: set[FrameType], first: Cancelled, where: Place | None
-    ) -> None:
+        self, until: float, around: frozenset[CancelScope], frames: set[FrameType], first: Cancelled,
+        where: Place | None,
+    ) -> None:  # fmt: skip
         self.ident = threading.get_ident()
         self.where = where  # in the program's code: where the cancellation found this thread
         self.until = until
