@@ -84,7 +84,7 @@ def _python_function(function: Any, depth: int) -> tuple[FunctionType | None, in
         found, skipped = _python_function(function.__func__, depth - 1)
         return found, skipped + 1
     wrapt = sys.modules.get("wrapt")
-    if wrapt is not None and issubclass(kind, wrapt.ObjectProxy) and depth:
+    if wrapt is not None and issubclass(kind, (wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)) and depth:
         return _python_function(function.__wrapped__, depth - 1)
     return (_in_class(function, "__init__") if issubclass(kind, type) else _in_class(kind, "__call__")), 1
 

@@ -14,8 +14,8 @@ _NAMES = (
     "pwd", "secret", "session", "signature", "token",
 )  # fmt: skip
 _LONGEST_NAME = 100  # characters: what is longer is no name
-# `user:password@` in an address. To the last @: a password may hold one, and slashes.
-_IN_ADDRESS = re.compile(r"(?<=://)\S*@")
+# `user:password@` in an address, which a `Path` writes with one slash. To the last @: a password may hold one.
+_IN_ADDRESS = re.compile(r"(:/+)\S*@")
 # Keys of services, by how they begin; and JSON Web Tokens.
 _KNOWN = re.compile(
     r"(?<![A-Za-z0-9])(?:[spr]k-|[spr]k_(?:live|test)_|gh[a-z]_|github_pat_|glpat-|xox[a-z]-|xapp-|hf_|gsk_|r8_|AKIA|"
@@ -44,7 +44,7 @@ def is_name_of_secret(name: str) -> bool:
 def without_secrets(text: str) -> str:
     """`text` with `***` for each part that looks like a secret: keys of services, tokens, long random text, what
     stands behind `password=` and its like, the user and the password in an address."""
-    text = _IN_ADDRESS.sub(f"{MASK}@", text)
+    text = _IN_ADDRESS.sub(rf"\g<1>{MASK}@", text)
     for pattern in (_KNOWN, _SCHEME):
         text = pattern.sub(MASK, text)
     for pattern in (_WHOLE_LINE, _LABELLED):
