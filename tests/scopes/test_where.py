@@ -10,6 +10,7 @@ import json
 import linecache
 import multiprocessing
 import pickle
+import sys
 import threading
 import weakref
 
@@ -263,7 +264,7 @@ async def with_a_limit_of_asyncio():
 
 
 async def waiting_for():
-    await asyncio.wait_for(awaiting(), LONG)
+    await asyncio.wait_for(awaiting(), LONG)  # here
 
 
 async def in_a_task_group():
@@ -272,7 +273,9 @@ async def in_a_task_group():
 
 
 COROUTINES = [
-    (awaiting, "awaiting"), (awaiting_a_task, "awaiting"), (gathering, "awaiting"), (waiting_for, "awaiting"),
+    (awaiting, "awaiting"), (awaiting_a_task, "awaiting"), (gathering, "awaiting"),
+    # On 3.11 it raises an error of its own.
+    (waiting_for, "awaiting" if sys.version_info >= (3, 12) else "waiting_for"),
     (waiting_for_a_future, "waiting_for_a_future"), (in_a_lock, "in_a_lock"),
     (with_a_limit_of_asyncio, "with_a_limit_of_asyncio"), (in_a_task_group, "in_a_task_group"),
 ]  # fmt: skip
