@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             made.add_argument("path", help="the checkpoint")
         return made
 
-    show = action("show", _show, "counts by status, the slowest tasks, the errors")
+    show = action("show", _show, "counts by status, the slowest tasks, the errors by kind")
     show.add_argument("-n", "--number", type=_whole, default=5, help="how many of the slowest and of the errors (5)")
     action("verify", _verify, "check every line; exit status 1 if there is damage")
     for name, function, text in (
