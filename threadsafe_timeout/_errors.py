@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout._text import shown
+from threadsafe_timeout._text import Place, place, shown
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.clean_up import CleanUp
@@ -56,10 +56,10 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
     - `budget`: the seconds it had; None if its limit was an instant
     - `elapsed`: the seconds it took
     - `reason`: why it was cancelled
-    - `where`: the file, line and function it was in when it was cancelled, or None
+    - `where`: the file, line and function of your code that its deadline found it in; None if it had not started, or
+      ran no Python code
     """
 
-    where: tuple[str, int, str] | None = None
     # For one that is raised inside its block (see `catchable`), as `Cancelled` has them:
     scope: CancelScope | None = None
     _clean_up: CleanUp | None = None
@@ -71,6 +71,7 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
         budget: float | None = None,
         elapsed: float | None = None,
         reason: str | None = None,
+        where: Place | None = None,
     ) -> None:
         # "timed out" is in the text because runners decide by it; "connection" is not, because they retry on that.
         text = f"{shown(name)} timed out" if name else "timed out"
@@ -78,6 +79,8 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
             text += f" after {elapsed:.1f} seconds"
         if budget is not None:
             text += f" (its deadline was {budget:g} s)"
+        if where is not None:
+            text += f", at {place(where)}"
         if reason not in (None, "deadline"):
             text += f": {shown(reason)}"
         super().__init__(text)
@@ -85,10 +88,13 @@ class DeadlineExceeded(ThreadsafeTimeoutError, TimeoutError):
         self.budget = budget
         self.elapsed = elapsed
         self.reason = reason
+        self.where = where
 
     def __reduce__(self) -> tuple[type[DeadlineExceeded], tuple[object, ...], dict[str, Any]]:
-        kept = {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}  # where, notes
-        return type(self), (self.name, self.budget, self.elapsed, self.reason), kept
+        kept = {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}  # notes
+        # Not to subclasses without one: their `__init__` may take no more than these.
+        place = () if self.where is None else (self.where,)
+        return type(self), (self.name, self.budget, self.elapsed, self.reason, *place), kept
 
 
 class Cancelled(BaseException):
@@ -103,6 +109,7 @@ class Cancelled(BaseException):
     scope: CancelScope
     _clean_up: CleanUp | None = None  # what may be done by code that handles this one
     _attempt = 0  # the number of the refusal that it is, or came from
+    _where: Place | None = None  # where in the program's code the cancellation was met first
 
     def __init__(self) -> None:
         raise TypeError("Cancelled cannot be constructed: call cancel() on a scope or a CancelSource")
@@ -154,7 +161,7 @@ class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
             "work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
         )
         for task, where in holders[:_HOLDERS]:
-            text += f"\n  {shown(task)} is stuck" + ("" if where is None else " at {}:{}, in {}".format(*where))
+            text += f"\n  {shown(task)} is stuck" + ("" if where is None else f" at {place(where)}")
         if len(holders) > _HOLDERS:
             text += f"\n  and {len(holders) - _HOLDERS} more"
         super().__init__(text)

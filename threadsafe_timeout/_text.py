@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["escaped", "nearest", "shown"]
+__all__ = ["Place", "escaped", "nearest", "place", "shown"]
 
 _LONGEST = 300  # characters: more of a name helps nobody
+
+Place = tuple[str, int, str]  # file, line, function
 
 
 def shown(value: object) -> str:
@@ -27,6 +29,12 @@ def escaped(line: str) -> str:
     if line.isprintable():
         return line
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
+def place(where: Place) -> str:
+    """A place in a program, in the form that terminals and editors make a link of."""
+    file, line, function = where
+    return f"{shown(file)}:{line}, in {shown(function)}"
 
 
 def nearest(word: object, known: Iterable[str], *, like: float = 0.6) -> str:

@@ -27,6 +27,7 @@ from sys import _getframe
 from types import FrameType, ModuleType
 from typing import Any
 
+from threadsafe_timeout._introspection.places import place_of
 from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout._pool import exit as _exit
 from threadsafe_timeout._scopes import around as _around
@@ -177,7 +178,8 @@ def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
         return result
     try:
         if isinstance(raised, asyncio.CancelledError):
-            _around.raise_if_cancelled()  # down here: in the handler above this would count as clean-up
+            with _clean_up.found_at(place_of(raised)):  # in the coroutine
+                _around.raise_if_cancelled()  # down here: in the handler above this would count as clean-up
         raise raised
     finally:
         raised = None  # its traceback refers to this frame

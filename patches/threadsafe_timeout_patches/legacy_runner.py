@@ -134,7 +134,7 @@ class Run:
             self._outstanding -= 1
         if writer is not None:
             try:
-                writer.save(key, error if status == "failed" else result, status)
+                writer.save(key, error if status == "failed" else result, status, error=error)
             except Exception:
                 told = shown(key)
                 logger.exception("threadsafe-timeout: task %s was not saved; the runner still gets its result", told)

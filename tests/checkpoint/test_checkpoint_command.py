@@ -63,11 +63,11 @@ def test_show(run: Run, path: Path) -> None:
     assert "started         1  (in flight" in out
     assert "all             8" in out
     assert "slowest:" in out
-    assert "3 × failed: builtins.ValueError: no such model  (first: f0)" in out
-    assert "1 × timeout: Test timeout after 3 seconds  (first: late)" in out
+    assert "3 × failed: ValueError\n             first f0: no such model\n" in out
+    assert "1 × timeout\n             first late: Test timeout after 3 seconds\n" in out
     assert "\x1b" not in out
     assert "evil\\x1b[2J" in out
-    assert "and 2 other messages" in run("show", path, "-n", 1)[1]
+    assert "and 2 other kinds" in run("show", path, "-n", 1)[1]
 
 
 def test_show_of_a_torn_journal(run: Run, path: Path) -> None:

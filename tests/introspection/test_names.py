@@ -166,8 +166,8 @@ def in_a_thread_pool(call):
 )
 def test_the_error_names_the_function(call):
     error = failing(call)
-    assert error.name == "work"
-    assert str(error).startswith("work timed out")
+    assert error.name.startswith(("work(", "work #"))
+    assert str(error).startswith(f"{error.name} timed out")
 
 
 def test_a_chunk_of_the_stock_pool_is_named_by_its_function():

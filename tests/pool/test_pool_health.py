@@ -123,7 +123,7 @@ def test_health_follows_a_task_up_the_ladder(gate):
                 seen.wait_for(kind)
                 health = pool.health()
                 states[kind] = [one.state for one in health.overdue]
-                assert health.overdue[0].task == "acquire"
+                assert health.overdue[0].task == "acquire(<Event>) #1"
                 assert health.overdue[0].deadline_left < 0
                 assert health.overdue[0].where[2] == "acquire"
         assert states == {"overdue": ["overdue"], "interrupting": ["interrupting"], "abandoned": ["abandoned"]}
@@ -193,13 +193,13 @@ def test_a_callback_may_use_the_pool_and_be_unregistered(gate):
     assert stats
 
 
-def test_cooperative_tasks_make_one_event_and_no_noise(caplog):
+def test_cooperative_tasks_make_one_line(caplog):
     seen = Recorder()
     with ThreadPoolExecutor(1, task_timeout=0.02, grace=LONG) as pool:
         pool.on_event(seen)
         assert isinstance(pool.submit(sleep, LONG).exception(120), DeadlineExceeded)
-    assert seen.kinds == ["overdue"]
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert seen.kinds == ["overdue", "timed_out"]
+    assert [record.event for record in caplog.records if record.levelno > logging.INFO] == ["timed_out"]
 
 
 def test_a_worker_that_dies_is_told_of_and_counted(caplog):

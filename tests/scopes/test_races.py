@@ -649,7 +649,7 @@ def test_health_while_a_task_is_being_entered(monkeypatch, gate):
         monkeypatch.setattr(_scope, "_INCOMING_LIMIT", -1)  # each scope attends to the timer
         pool.submit(int)
         assert inside.wait(BOUND)
-        assert pool.health().workers[0].task == "int"
+        assert pool.health().workers[0].task == "int #1"
         gate.set()
 
 

@@ -49,9 +49,11 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._interruption.arrival import arrival
-from threadsafe_timeout._introspection.frames import frames_of_others
+from threadsafe_timeout._introspection.frames import frames_of_others, users_frame
 from threadsafe_timeout._introspection.transparent import is_protected
+from threadsafe_timeout._scopes import clean_up as _clean_up
 from threadsafe_timeout._scopes import shield as _shield
+from threadsafe_timeout._text import Place
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
@@ -77,6 +79,8 @@ _LAST_RESORT = 6  # and before the handler of an alarm is run where it has to ra
 _LOAD = getattr(getattr(sys.modules["_frozen_importlib"], "_load_unlocked", None), "__code__", None)
 
 _sent: dict[int, CancelScope] = {}  # by thread ident: whose exception is being sent
+# And where in the program it strikes: the interpreter may make the exception further out, where it is handled.
+_found: dict[int, Place | None] = {}
 
 
 class _Interruption(Cancelled):
@@ -96,7 +100,8 @@ class _Interruption(Cancelled):
             scope._deliver(sys._getframe(1))  # what its handler raises takes the place of what was sent
             # It returned, and what was sent cannot be called back.
             return InterruptedError("SIGALRM's handler returned")  # type: ignore[return-value]  # what is raised
-        return scope._owed(sys._getframe(1))  # type: ignore[return-value]  # the plain one: nobody is to see this class
+        with _clean_up.found_at(_found.get(ident)):
+            return scope._owed(sys._getframe(1))  # type: ignore[return-value]  # the plain one: nobody sees this class
 
 
 def _trace_from(frame: FrameType | None) -> None:
@@ -148,6 +153,7 @@ class AsyncException:
         idents = set(seen)
         for ident in _sent.keys() - _pursuit._targets.keys():
             _sent.pop(ident, None)
+            _found.pop(ident, None)
         if not idents:
             self._failed = {}  # another one: the timer thread may be about to count in the one there was
             return
@@ -199,6 +205,8 @@ class AsyncException:
             return object()  # its handler may return, so it is to run in a trace function; look again, then ask
         _sent[ident] = scope
         strikes = (insist or scope._may_strike(frame)) and _pursuit._may_raise(frame, lands, anchor, insist)
+        if strikes:
+            _found[ident] = users_frame(frame)
         if strikes and self._send_at(ident, frame, offset, anchor, shields):
             target.raised = True
             return None

@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import compress, count, repeat
 from operator import call, gt
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
+from threadsafe_timeout._text import Place
 from threadsafe_timeout._timing.daemon_thread import DaemonThread
 
-__all__ = ["current_frames", "frames_of_others", "is_installed", "is_users", "users_frame"]
+__all__ = ["current_frames", "frames_of_others", "is_installed", "is_users", "users_frame", "users_place"]
 
 _lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
 _orphans: list[FrameType] = []  # to be let go of by another thread; single operations only, which are atomic
@@ -123,6 +124,8 @@ _PLUMBING = frozenset({
     "anthropic", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "requests", "threadsafe_timeout",
     "threadsafe_timeout_patches", "urllib3", "wrapt",
 })  # fmt: skip
+_OURS = frozenset({"threadsafe_timeout", "threadsafe_timeout_patches"})
+_BEGINS = frozenset({"_bootstrap", "_bootstrap_inner", "run"})  # in `threading`: what begins any thread
 _STANDARD = os.path.dirname(os.__file__) + os.sep  # a string, as co_filename is
 _INSTALLED = ("site-packages", "dist-packages")
 
@@ -145,18 +148,41 @@ def is_users(frame: FrameType) -> bool:
     return not is_installed(frame.f_code.co_filename)
 
 
-def users_frame(frame: FrameType | None) -> tuple[str, int, str] | None:
+def users_frame(frame: FrameType | None) -> Place | None:
     """File, line and function of the innermost frame that is neither the standard library's, nor this library's, nor an
-    HTTP client's: where the user's code is. The innermost of all if there is none. In `frames_of_others()`."""
-    innermost = frame
+    HTTP client's: where the user's code is. Without one, the innermost that is not this library's, if there is one. For
+    frames of the calling thread, or in `frames_of_others()`."""
+    return _users(_outwards(frame))
+
+
+def users_place(traceback: TracebackType | None) -> Place | None:
+    """The same for where an exception came from."""
+    entries = list[tuple[FrameType, int]]()
+    while traceback is not None:
+        entries.append((traceback.tb_frame, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return _users(reversed(entries))
+
+
+def _outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
     while frame is not None:
-        code = frame.f_code
-        module = frame.f_globals.get("__name__") or ""
-        standard = _is_standard(code.co_filename)
-        testing = module.startswith("threadsafe_timeout.testing")
-        if not standard and (testing or module.partition(".")[0] not in _PLUMBING):
-            return code.co_filename, frame.f_lineno, code.co_qualname
+        yield frame, frame.f_lineno
         frame = frame.f_back
-    if innermost is None:
-        return None
-    return innermost.f_code.co_filename, innermost.f_lineno, innermost.f_code.co_qualname
+
+
+def _users(frames: Iterable[tuple[FrameType, int]]) -> Place | None:
+    """Of frames, the innermost first."""
+    innermost = None
+    for frame, line in frames:
+        code = frame.f_code
+        module = frame.f_globals.get("__name__")
+        module = module if isinstance(module, str) else ""
+        root = module.partition(".")[0]
+        testing = module.startswith("threadsafe_timeout.testing")
+        if (root in _OURS and not testing) or (module == "threading" and code.co_name in _BEGINS):
+            continue
+        place = code.co_filename, line, code.co_qualname
+        if testing or not (root in _PLUMBING or _is_standard(code.co_filename)):
+            return place
+        innermost = innermost or place
+    return innermost

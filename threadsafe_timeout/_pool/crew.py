@@ -63,7 +63,7 @@ class Crew(CrewState):
                 self._refuse()
             if self.abandoned:
                 self._check_exhausted()
-            self.submitted += 1
+            self.submitted = task._number = self.submitted + 1
             self.tasks.append(task)
             if self.idle and self.woken is None:
                 self._wake_one()

@@ -29,8 +29,8 @@ __all__ = ["Event", "EventKind", "Events", "Listener"]
 logger = logging.getLogger("threadsafe_timeout")
 
 EventKind = Literal[
-    "overdue", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted", "limit",
-    "loop",
+    "overdue", "timed_out", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted",
+    "limit", "loop",
 ]  # fmt: skip
 
 
@@ -41,6 +41,7 @@ class Event:
     `kind` is one of
 
     - `overdue`: the task was cancelled and has not ended
+    - `timed_out`: a deadline has ended the task; or it passed before the task could start
     - `interrupting`: it has not ended after another `grace`
     - `abandoned`: its thread was given up and replaced
     - `processes`: processes that the task had started, with these `pids`, were killed

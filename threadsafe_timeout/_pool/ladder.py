@@ -121,6 +121,7 @@ def end_processes(task: TaskFuture, scope: TaskScope, *, all_of_them: bool) -> b
     if not entries:
         return False
     event = event_of(task, "processes")  # where it is; it may go on as soon as they end
+    task._stuck_at = task._stuck_at or event.where
     ended = _started.end(entry for entry in entries if all_of_them or entry.ends_with_its_task)
     if ended or any(entry.ends_at_exit for entry in entries):
         from threadsafe_timeout._processes import exit as _process_exit

@@ -26,6 +26,7 @@ from typing import Any
 
 from threadsafe_timeout._checks import check_whole
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
+from threadsafe_timeout._introspection.places import place_of
 from threadsafe_timeout._pool.executor import ThreadPoolExecutor, _submit_catchable
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import shield as _shield
@@ -209,7 +210,7 @@ def _tell(deliver: Callable[[bool, Any], object], future: Future[Any]) -> None:
 def _error(exc: BaseException) -> BaseException:
     """What whoever asks for the result gets when a task could not be started."""
     if isinstance(exc, Cancelled):
-        return DeadlineExceeded(reason=exc.scope.reason)
+        return DeadlineExceeded(reason=exc.scope.reason, where=place_of(exc))
     return exc
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from threadsafe_timeout._errors import DeadlineExceeded, PoolExhausted
@@ -22,7 +23,7 @@ from threadsafe_timeout._pool.ladder import end_processes
 from threadsafe_timeout._pool.options import Outcome
 from threadsafe_timeout._pool.settling import is_settled_soon, settle_all, settle_owed
 from threadsafe_timeout._pool.task import TaskFuture, fail_pending, pass_over
-from threadsafe_timeout._pool.telling import event_of
+from threadsafe_timeout._pool.telling import event_of, never_started
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._text import shown
@@ -62,7 +63,7 @@ def _give_up(
     crew: Crew, worker: Worker, task: TaskFuture, scope: CancelScope | None, event: Event
 ) -> PoolExhausted | None:
     """Replace the thread of a task that was claimed; an error if too many such threads are alive now."""
-    outcome = task.timed_out_outcome()
+    outcome = task.timed_out_outcome(event.where)
     with crew.lock:
         if worker in crew.workers:  # else it has ended just now, too late, and is gone
             crew._take_counts(worker)
@@ -116,16 +117,18 @@ def fail_soon(crew: Crew, task: TaskFuture, error: BaseException) -> None:
         if not task.claim(PENDING):
             return
         crew.failed += 1
-        crew.timed_out += isinstance(error, DeadlineExceeded)
+        if isinstance(error, DeadlineExceeded):
+            crew.timed_out += 1
+            never_started(task, error)
         _owe(crew, task, Outcome(error=error))
-        if is_settled_soon(crew):
-            return
-        try:
-            crew._start_worker(settle_owed, retire=True)
-            return
-        except RuntimeError:
-            pass
-    settle_all(crew)
+        settled = is_settled_soon(crew)
+        with suppress(RuntimeError):
+            if not settled:
+                crew._start_worker(settle_owed, retire=True)
+                settled = True
+    crew.events.tell()
+    if not settled:
+        settle_all(crew)
 
 
 def _owe(crew: Crew, task: TaskFuture, outcome: Outcome) -> None:

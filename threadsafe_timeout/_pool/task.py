@@ -15,17 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
-from threadsafe_timeout._introspection.names import name_of
+from threadsafe_timeout._errors import DeadlineExceeded
+from threadsafe_timeout._introspection.names import called
 from threadsafe_timeout._pool import ladder as _ladder
+from threadsafe_timeout._pool.ending import ended
 from threadsafe_timeout._pool.future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 from threadsafe_timeout._pool.options import Outcome, TaskOptions
 from threadsafe_timeout._pool.task_scope import TaskScope, run_in_scope
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import scope as _scope
+from threadsafe_timeout._text import Place
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
@@ -50,7 +51,10 @@ class TaskFuture(LightFuture):
     _name: str | None = None  # kept when the function is let go
     _begun_at: float | None = None
     _rung: _timer.Entry | None = None  # the next rung; guarded by _timer.lock
+    _number = 0  # of those that were submitted to its pool
+    _refused = False  # it was cancelled before its function was called
     _reason: str | None = None  # why it is on the ladder
+    _stuck_at: Place | None = None  # where its processes were ended
     _insisting = False  # it has climbed the second
     _bereft = False  # processes that it had started were ended while it ran: what it returns may lack a part
     _hurried = False  # somebody waited for it, in vain, and left: the next rung is the last
@@ -134,24 +138,9 @@ class TaskFuture(LightFuture):
             scope._budget = left if scope._budget is None else min(left, scope._budget)
         try:
             result = context.run(run_in_scope, scope, function, args, kwargs)
-            if self._bereft:
-                _ladder.end_processes(self, scope, all_of_them=True)
-                return None, self._timed_out(self._reason)
-            return result, None
-        except Cancelled as exc:
-            if self._rung is not None:
-                _ladder.end_processes(self, scope, all_of_them=self._bereft)
-            # A BaseException that reaches whoever asks for the result would end his whole batch.
-            return None, self._timed_out(exc.scope.reason)
+            return (result, None) if self._rung is None else ended(self, scope, result, None)
         except BaseException as exc:
-            if self._rung is not None:
-                _ladder.end_processes(self, scope, all_of_them=self._bereft)
-            if isinstance(exc, BaseExceptionGroup) and exc.subgroup(Cancelled) is not None:
-                error = self._timed_out(self._reason)  # a scope around the task was cancelled, in a task group
-                error.__cause__ = exc
-                return None, error
-            # The future gets whatever it is, as in the standard pool, from the task's own frame on.
-            return None, self._error_of(exc.with_traceback(_theirs(exc)))
+            return ended(self, scope, None, exc)
         finally:
             del self  # that frame's f_back is this one: the future would hold itself
 
@@ -234,7 +223,9 @@ class TaskFuture(LightFuture):
             self.release()
             self.finish_telling()
             return
-        self._task_name()  # from the options, too
+        self._name = self._name or self._options.name
+        if outcome.error is not None:
+            self._task_name()  # it may be told of; of one that ended well nobody asks
         for witness in self._witnesses:
             witness(outcome)
         hook, self._options = self._options.settle, _NO_OPTIONS  # once, whatever is thrown at this thread
@@ -282,7 +273,7 @@ class TaskFuture(LightFuture):
     def _task_name(self) -> str:
         if self._name is None:
             call = self._call
-            self._name = self._options.name or ("?" if call is None else name_of(call[1], call[2]))
+            self._name = self._options.name or (f"#{self._number}" if call is None else called(*call[1:], self._number))
         return self._name
 
     def elapsed(self) -> float:
@@ -301,19 +292,15 @@ class TaskFuture(LightFuture):
         scope = self._scope
         return not self._claimed and (self._rung is not None or (scope is not None and scope._cancelled))
 
-    def _timed_out(self, reason: str | None) -> DeadlineExceeded:
-        return DeadlineExceeded(self._task_name(), self._options.timeout, self.elapsed(), reason)
+    def _timed_out(self, reason: str | None, where: Place | None) -> DeadlineExceeded:
+        """What whoever asks for its outcome gets; `where` its deadline found it."""
+        if self._refused:
+            reason = f"a scope around it was cancelled ({reason}); it never started"
+            return DeadlineExceeded(self._task_name(), reason=reason)
+        return DeadlineExceeded(self._task_name(), self._options.timeout, self.elapsed(), reason, where)
 
-    def _error_of(self, error: BaseException) -> BaseException:
-        """What a task failed with; one whose processes were ended, most likely because of that: its time was up."""
-        if not self._bereft or isinstance(error, DeadlineExceeded):
-            return error
-        timed_out = self._timed_out(self._reason)
-        timed_out.__cause__ = error
-        return timed_out
-
-    def timed_out_outcome(self) -> Outcome:
-        return Outcome(error=self._timed_out(self._reason))
+    def timed_out_outcome(self, where: Place | None) -> Outcome:
+        return Outcome(error=self._timed_out(self._reason, where))
 
     # For the timer. Methods, whose names begin like that: `fetchable` knows that they ask for no outcome.
 
@@ -335,13 +322,6 @@ def current_task() -> TaskFuture | None:
             return scope.task
         scope = scope._parent
     return None
-
-
-def _theirs(exc: BaseException) -> TracebackType | None:
-    """The traceback from the task's function on; what called it if it could not be called."""
-    raised = exc.__traceback__
-    below = raised.tb_next if raised is not None else None
-    return (below.tb_next or below) if below is not None else None
 
 
 def _disarm(entry: _timer.Entry) -> None:

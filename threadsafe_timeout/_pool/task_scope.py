@@ -63,7 +63,7 @@ class TaskScope(_started.ProcessOwner):
             return None
         self.catchable = False
         self._softened = True
-        error = task._timed_out(self._reason)
+        error = task._timed_out(self._reason, cancelled._where)
         error._clean_up, error._attempt, error.scope = cancelled._clean_up, cancelled._attempt, self
         error.__cause__ = cancelled
         return error
@@ -95,5 +95,10 @@ def run_in_scope(scope: TaskScope, function: Callable[..., Any], args: Any, kwar
         if parent is not None:
             if scope._extras is None:
                 scope._inherit(parent)  # the system has given this thread the ident of the submitter's, which has ended
-            _around.raise_if_cancelled()
+            try:
+                _around.raise_if_cancelled()
+            except Cancelled:
+                if scope.task is not None:
+                    scope.task._refused = True
+                raise
         return function(*args, **kwargs) if kwargs else function(*args)  # the latter is cheaper

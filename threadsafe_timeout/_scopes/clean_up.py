@@ -25,10 +25,13 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
+from threadsafe_timeout._introspection.frames import users_frame
+from threadsafe_timeout._text import Place
 from threadsafe_timeout._timing import clock as _clock
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOBODY", "SHORTEST", "CleanUp", "Deliveries", "Evidence", "cleans_up_until", "configure", "deliver", "evidence",
-    "grace_seconds",
+    "found_at", "grace_seconds",
 ]  # fmt: skip
 
 _LONGEST_CHAIN = 100  # exceptions looked through; each costs about a microsecond
@@ -67,10 +70,14 @@ def grace_seconds() -> float:
 class CleanUp:
     """What one thread, or asyncio task, may do since the first `Cancelled` of one scope was delivered there."""
 
-    __slots__ = ("_first", "around", "attempt", "frames", "ident", "places", "until")
+    __slots__ = ("_first", "around", "attempt", "frames", "ident", "places", "until", "where")
 
-    def __init__(self, until: float, around: frozenset[CancelScope], frames: set[FrameType], first: Cancelled) -> None:
+    def __init__(
+        self, until: float, around: frozenset[CancelScope], frames: set[FrameType], first: Cancelled,
+        where: Place | None,
+    ) -> None:  # fmt: skip
         self.ident = threading.get_ident()
+        self.where = where  # in the program's code: where the cancellation found this thread
         self.until = until
         self.around = around  # the scopes that were entered before the delivery
         # What ran then: what was called since is not the code that the cancellation found at work.
@@ -111,6 +118,16 @@ class Deliveries(dict[object, CleanUp]):
         self.cancelled_at = cancelled_at
         self.grace = grace
 
+    def here(self) -> CleanUp | None:
+        """The first delivery in this thread, if there was one."""
+        ident = threading.get_ident()
+        return next((clean_up for clean_up in list(self.values()) if clean_up.ident == ident), None)
+
+    def place(self) -> Place | None:
+        """Where in the program's code that was."""
+        first = self.here()
+        return None if first is None else first.where
+
 
 NOBODY = Deliveries(float("inf"), 0.0)  # of every scope that is not cancelled
 
@@ -122,12 +139,24 @@ def deliver(scope: CancelScope, around: Iterable[CancelScope], frame: FrameType 
     clean_up = deliveries.get(who)
     if clean_up is None:
         until = _clock.monotonic() + deliveries.grace
-        clean_up = CleanUp(until, frozenset(around), set(_stack(frame, scope._frame)), exc)
+        clean_up = CleanUp(until, frozenset(around), set(_stack(frame, scope._frame)), exc,
+                           getattr(_here, "place", None) or users_frame(frame))
         deliveries[who] = clean_up
     elif not any(_clean_up_of(exc) is clean_up for exc, _ in _chain(sys.exception())):
         clean_up.attempt += 1
-    exc._clean_up, exc._attempt = clean_up, clean_up.attempt
+    exc._clean_up, exc._attempt, exc._where = clean_up, clean_up.attempt, clean_up.where
     return exc
+
+
+@contextmanager
+def found_at(place: Place | None) -> Iterator[None]:
+    """In this block a cancellation that is delivered has found this thread there: in a coroutine, say, whose event loop
+    has ended since."""
+    _here.place = place
+    try:
+        yield
+    finally:
+        _here.place = None
 
 
 def cleans_up_until(scope: CancelScope | None, ident: int) -> float:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from threadsafe_timeout._errors import DeadlineExceeded
-from threadsafe_timeout._scopes.leaving import located
+from threadsafe_timeout._introspection.places import place_of
 from threadsafe_timeout._scopes.scope import CancelScope, new, prepare
 from threadsafe_timeout._timing import clock as _clock
 
@@ -67,7 +67,8 @@ class FailScope(CancelScope):
         if own or (exc is None and self._delivered):
             self.cancelled_caught = True
             elapsed = _clock.monotonic() - self._entered_at
-            raise located(DeadlineExceeded(self.name, self._budget, elapsed, self._reason), exc) from exc
+            where = self._delivered.place() if exc is None else place_of(exc)
+            raise DeadlineExceeded(self.name, self._budget, elapsed, self._reason, where) from exc
         return False
 
     def __call__(self, function: F) -> F:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
+from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._scopes.around import current
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.scope import CancelScope
 
-__all__ = ["close", "located", "misnested"]
+__all__ = ["close", "misnested"]
 
 
 def close(left: CancelScope, exc: BaseException | None, own: bool) -> bool:
@@ -69,20 +69,3 @@ def _take_out(left: CancelScope, inside: CancelScope | None, frame: FrameType | 
             scope._parent, scope._reset = innermost, None  # which would bring this one back
             innermost = scope
     current.set(innermost)
-
-
-def located(error: DeadlineExceeded, exc: BaseException | None) -> DeadlineExceeded:
-    """Say where the thread was: the innermost frame of `exc` that is not this library's."""
-    where = None
-    traceback = exc.__traceback__ if exc is not None else None
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        module = traceback.tb_frame.f_globals.get("__name__", "")
-        ours = module.startswith(("threadsafe_timeout.", "threadsafe_timeout_patches."))
-        if not ours or module.startswith("threadsafe_timeout.testing"):
-            where = code.co_filename, traceback.tb_lineno, code.co_qualname
-        traceback = traceback.tb_next
-    if where is not None:
-        error.where = where
-        error.add_note("the thread was at {}:{}, in {}".format(*where))
-    return error

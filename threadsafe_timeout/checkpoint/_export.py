@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from threadsafe_timeout._errors import MissingExtraError
+from threadsafe_timeout._text import place
 from threadsafe_timeout.checkpoint import _format
 from threadsafe_timeout.checkpoint._records import Record
 from threadsafe_timeout.checkpoint._values import one_line, plain_json
@@ -23,7 +24,7 @@ from threadsafe_timeout.checkpoint._values import one_line, plain_json
 __all__ = ["ENVELOPE", "FORMATS", "GROUP", "export", "foreign_formats", "write_csv", "write_json", "write_parquet"]
 
 GROUP = "threadsafe_timeout.checkpoint_formats"
-ENVELOPE = ("key", "status", "time", "attempt", "elapsed", "pid")
+ENVELOPE = ("key", "status", "time", "attempt", "elapsed", "pid", "where")
 _ROWS = 1000
 
 Records = Callable[[], Iterable[Record]]  # may be called more than once
@@ -83,6 +84,11 @@ def _envelope(record: Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in ENVELOPE}
 
 
+def _envelope_as_text(record: Record) -> dict[str, Any]:
+    """The same for formats whose fields are numbers and text."""
+    return {**_envelope(record), "where": None if record.where is None else place(record.where)}
+
+
 def _result_json(record: Record) -> str:
     # `one_line`: earlier releases wrote U+2028 and its like as they are.
     return one_line((_format.result_bytes(record.raw_line()) or b"null").decode())
@@ -104,7 +110,7 @@ def _columns(record: Record) -> dict[str, Any]:
     """A row: the envelope, and the result's own top-level fields (or the whole of it, if it has none)."""
     plain = record.plain()
     fields = plain if isinstance(plain, dict) else {} if plain is None else {"result": plain}
-    row = _envelope(record)
+    row = _envelope_as_text(record)
     taken = {*ENVELOPE, *fields}
     for name, value in fields.items():
         column = name
@@ -165,7 +171,7 @@ def write_parquet(records: Records, stream: IO[bytes]) -> int:
 
 def _groups(records: Iterable[Record]) -> Iterator[list[dict[str, Any]]]:
     rows = (
-        {**_envelope(record), "key": _text(str(record.key)), "status": _text(record.status),
+        {**_envelope_as_text(record), "key": _text(str(record.key)), "status": _text(record.status),
          "result": _result_json(record) if record.status != _format.STARTED else ""}
         for record in records
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
     {"v":1,"event":"done","key":"a","time":1763936400.1,"attempt":1,"pid":41,"elapsed":0.5,"result":{…},"sum":"0f3a…"}
 
+An error's line has `"where":["agent.py",41,"ask"]` before its result.
+
 The checksum is CRC-32 over the line's bytes up to `,"sum":`, so any single flipped byte is seen, and a reader needs
 nothing but zlib to check a line. The envelope's fields come first and in this order: a reader gets at them without
 parsing the result.
@@ -16,7 +18,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from threadsafe_timeout.checkpoint._values import dumps
+from threadsafe_timeout._introspection.places import place_of
+from threadsafe_timeout._text import Place
+from threadsafe_timeout.checkpoint._values import RecordedError, dumps
 
 __all__ = [
     "CLOSED",
@@ -31,6 +35,7 @@ __all__ = [
     "event_line",
     "intact_parts",
     "is_intact",
+    "place_in",
     "result_bytes",
     "seal",
 ]
@@ -70,8 +75,20 @@ def checked_key(name: object) -> Key:
     )
 
 
+def place_in(result: object) -> Place | None:
+    """Where a result that is an error came from. One that was saved before, and came back from the file, has no frames
+    of its own."""
+    return place_of(result) if isinstance(result, BaseException) and not isinstance(result, RecordedError) else None
+
+
 def event_line(
-    event: str, key: Key, moment: float, attempt: int, elapsed: float | None = None, result: bytes | None = None
+    event: str,
+    key: Key,
+    moment: float,
+    attempt: int,
+    elapsed: float | None = None,
+    result: bytes | None = None,
+    where: Place | None = None,
 ) -> bytes:
     """The line of one task's event. On the path of every save, so it is put together by hand."""
     body = b'{"v":1,"event":%b,"key":%b,"time":%.6f,"attempt":%d,"pid":%d' % (
@@ -79,6 +96,8 @@ def event_line(
     )  # fmt: skip
     if elapsed is not None:
         body += b',"elapsed":%.6f' % elapsed
+    if where is not None:
+        body += b',"where":%b' % dumps(list(where))
     if result is not None:
         body = b"".join((body, _RESULT, result))
     return b"".join((body, _SUM % zlib.crc32(body)))

@@ -13,9 +13,9 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
+from threadsafe_timeout._introspection.places import place_of
 from threadsafe_timeout._introspection.transparent import transparent
 from threadsafe_timeout._scopes import around as _around
-from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint._fingerprint import task_fingerprint
@@ -129,7 +129,7 @@ class _Call:
                 if exc is None:
                     self.line = self._save(self.result, "done")
                 elif isinstance(exc, Cancelled):
-                    self._save(_timed_out(self._key, exc.scope), "timeout")
+                    self._save(_timed_out(self._key, exc), "timeout")
                 elif isinstance(exc, Exception):
                     self._save(exc, _status(exc))
         finally:  # not before: who gives the task up meanwhile waits for this record
@@ -160,9 +160,10 @@ def _status(error: BaseException) -> str:
     return "timeout" if isinstance(error, TimeoutError) else "failed"
 
 
-def _timed_out(key: Key, scope: _scope.CancelScope) -> DeadlineExceeded:
+def _timed_out(key: Key, exc: Cancelled) -> DeadlineExceeded:
+    scope = exc.scope
     elapsed = None if scope._state == _around.NEW else _clock.monotonic() - scope._entered_at
-    return DeadlineExceeded(scope.name or str(key), scope._budget, elapsed, scope.reason)
+    return DeadlineExceeded(scope.name or str(key), scope._budget, elapsed, scope.reason, place_of(exc))
 
 
 class CheckpointedFunction(Generic[P, R]):

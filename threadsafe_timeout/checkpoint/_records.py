@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Any
 
-from threadsafe_timeout._text import shown
+from threadsafe_timeout._text import Place, shown
 from threadsafe_timeout.checkpoint import _disk, _format, _spill
 from threadsafe_timeout.checkpoint._errors import CheckpointCorrupt, CheckpointNotFound, CheckpointVersionError
 from threadsafe_timeout.checkpoint._format import Key
@@ -35,11 +36,13 @@ class Record:
     - `status`: `started` if the task has no outcome, because it was running when its run was killed
     - `elapsed`: seconds from `started()` to `save()`, or None if that is not known
     - `time`: seconds since the epoch
+    - `where`: of an error, the file, line and function of your code that it came from, or None
     - `types`: the classes that `.result` may contain, by name
     """
 
     __slots__ = (
         "_length", "_raw", "_source", "attempt", "elapsed", "key", "line", "offset", "pid", "status", "time", "types",
+        "where",
     )  # fmt: skip
 
     def __init__(self, fields: dict[str, Any], line: Line, types: _Types, source: _Source | None) -> None:
@@ -49,6 +52,8 @@ class Record:
         self.attempt: int = fields["attempt"]
         self.pid: int = fields["pid"]
         self.elapsed: float | None = fields.get("elapsed")
+        where = fields.get("where")
+        self.where: Place | None = None if where is None else (sys.intern(where[0]), where[1], sys.intern(where[2]))
         self.line = line.number
         self.offset = line.offset
         self._length = len(line.raw)

@@ -29,12 +29,8 @@ from threadsafe_timeout._text import nearest
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _format, _spill
 from threadsafe_timeout.checkpoint._entry import Entry
-from threadsafe_timeout.checkpoint._errors import (
-    CheckpointClosed,
-    CheckpointLockTimeout,
-    CheckpointSaveError,
-)
-from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, STARTED, Key, checked_key
+from threadsafe_timeout.checkpoint._errors import CheckpointClosed, CheckpointLockTimeout, CheckpointSaveError
+from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, STARTED, Key, checked_key, place_in
 from threadsafe_timeout.checkpoint._journal import Journal
 from threadsafe_timeout.checkpoint._lock import pause
 from threadsafe_timeout.checkpoint._records import attempts_in
@@ -171,18 +167,19 @@ class CheckpointWriter:
             log.error("%s: that %r started could not be recorded: %s", self.path, name, entry.problem)
         return attempt
 
-    def save(self, key: Any, result: object, status: str = "done") -> None:
+    def save(self, key: Any, result: object, status: str = "done", *, error: BaseException | None = None) -> None:
         """Save the outcome of `key`. It is on disk when this returns.
 
         `status` is `done`, `failed`, `timeout`, `loop` or a word of your own. `result` is plain data, or a value of a
-        type that docs/checkpoints.md lists, or an exception.
+        type that docs/checkpoints.md lists, or an exception, whose record says where it came from. `error` is the
+        exception that a `result` of your own stands for.
 
         Raises `UnserializableResult` before anything is written, and names the place inside `result`. Raises
         `CheckpointSaveError`, which holds the result, if neither the journal nor a spill file could be written.
         """
-        self.save_line(key, result, status)
+        self.save_line(key, result, status, error)
 
-    def save_line(self, key: Any, result: object, status: str = "done") -> bytes:
+    def save_line(self, key: Any, result: object, status: str = "done", error: BaseException | None = None) -> bytes:
         """Like `save`; returns the journal line that was written."""
         name = self._key_of(key)
         if isinstance(status, str):
@@ -190,13 +187,15 @@ class CheckpointWriter:
         if not isinstance(status, str) or not status or status in _RESERVED:
             raise ValueError(f"status must be a word other than {', '.join(sorted(_RESERVED))}, not {status!r}")
         data = dumps(result, self._default)
+        where = place_in(result if error is None else error)
         with self._mutex:
             attempt, start = self._under_way.pop(name, (0, 0.0))
             if not attempt:
                 attempt = self._attempts[name] = self._attempts.get(name, 0) + 1
                 start = -1.0
         elapsed = None if start < 0 else _clock.monotonic() - start
-        entry = Entry(_format.event_line(status, name, _clock.wall_time(), attempt, elapsed, data), durable=True)
+        line = _format.event_line(status, name, _clock.wall_time(), attempt, elapsed, data, where)
+        entry = Entry(line, durable=True)
         self._commit(entry, name)
         if entry.problem is not None:
             raise CheckpointSaveError(self.path, name, status, result, str(entry.problem)) from entry.problem

@@ -1,6 +1,6 @@
 """Look into a checkpoint, check it, mend it, and get its records out.
 
-  threadsafe-timeout checkpoint show run.jsonl          counts by status, the slowest, the errors
+  threadsafe-timeout checkpoint show run.jsonl          counts by status, the slowest, the errors by kind
   threadsafe-timeout checkpoint verify run.jsonl        check every line; exit status 1 if there is damage
   threadsafe-timeout checkpoint repair run.jsonl        keep every intact record; the damaged file is kept aside
   threadsafe-timeout checkpoint compact run.jsonl       one line per key
@@ -15,13 +15,13 @@ import argparse
 import contextlib
 import datetime
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from heapq import nlargest
-from typing import Any
 
 from threadsafe_timeout._checks import check_seconds, in_seconds
-from threadsafe_timeout._text import escaped, nearest, shown
+from threadsafe_timeout._text import escaped, nearest, place, shown
 from threadsafe_timeout.checkpoint import _export
 from threadsafe_timeout.checkpoint._compare import compare
 from threadsafe_timeout.checkpoint._errors import CheckpointError
@@ -32,6 +32,9 @@ from threadsafe_timeout.checkpoint._run import STATUSES
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter
 
 __all__ = ["HELP", "add_arguments", "run"]
+
+# What differs between texts of one kind: what is quoted, numbers and what holds one.
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\w*\d[\w.]*")
 
 HELP = "show, verify, repair, compact, export, import or compare checkpoints"
 
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             made.add_argument("path", help="the checkpoint")
         return made
 
-    show = action("show", _show, "counts by status, the slowest tasks, the errors")
+    show = action("show", _show, "counts by status, the slowest tasks, the errors by kind")
     show.add_argument("-n", "--number", type=_whole, default=5, help="how many of the slowest and of the errors (5)")
     action("verify", _verify, "check every line; exit status 1 if there is damage")
     for name, function, text in (
@@ -160,30 +163,44 @@ def _show_slowest(loaded: Checkpoint, number: int) -> None:
 
 
 def _show_errors(loaded: Checkpoint, number: int) -> None:
-    """Equal messages once, with how often; the most frequent first."""
-    found: dict[str, list[Record]] = {}
+    """By kind and place, with how many there are; the most frequent first."""
+    found: dict[tuple[str, ...], list[Record]] = {}
     for record in loaded.values():
         if record.status not in ("done", "started"):
-            found.setdefault(f"{shown(record.status)}: {_error_text(record)}", []).append(record)
+            found.setdefault(_kind(record), []).append(record)
     if found:
         _say("errors:")
     ranked = sorted(found.items(), key=lambda item: len(item[1]), reverse=True)
-    for text, records in ranked[:number]:
-        _say(f"  {len(records):>8} × {text}  (first: {shown(records[0].key)})")
+    for (status, kind, where, _), records in ranked[:number]:
+        what = f"{shown(status)}: {shown(kind)}" if kind else shown(status)
+        _say(f"  {len(records):>8} × {what}{f' at {where}' if where else ''}")
+        _say(f"             first {shown(records[0].key)}: {_error_of(records[0])[1]}")
     if len(ranked) > number:
-        _say(f"  and {len(ranked) - number} other messages (-n {len(ranked)} shows them)")
+        _say(f"  and {len(ranked) - number} other kinds (-n {len(ranked)} shows them)")
 
 
-def _error_text(record: Record) -> str:
+def _kind(record: Record) -> tuple[str, ...]:
+    """What equal errors have in common: status, class and place; without those, what their texts have in common."""
+    name, text = _error_of(record)
+    if name and record.where is not None:
+        return record.status, name, place(record.where), ""
+    key = str(record.key)
+    alike = _VARYING.sub("…", text.replace(key, "…") if len(key) > 1 else text)
+    return record.status, name, "" if record.where is None else place(record.where), alike
+
+
+def _error_of(record: Record) -> tuple[str, str]:
+    """The class of what was saved, if it is an exception; and the first line of its text, in short."""
     plain = record.plain()
-    text: Any = plain
+    name, text = "", plain
     if isinstance(plain, dict):
         if plain.get("$type") == "exception":
-            text = f"{plain['class']}: {plain['message']}"
+            name, text = plain["class"], plain["message"]
+            name = name.removeprefix("builtins.").removeprefix("threadsafe_timeout._errors.")
         else:
             text = next((plain[name] for name in ("error", "message", "reason") if plain.get(name)), "(no message)")
     lines = str(text).splitlines() or [""]
-    return lines[0][:160]
+    return name, lines[0][:160]
 
 
 # --- the others -------------------------------------------------------------------------------------------------
