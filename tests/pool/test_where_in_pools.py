@@ -93,6 +93,7 @@ def in_a_loop(_number=0):
 
 
 async def awaiting():
+    asyncio.get_running_loop().call_soon(expire, 0)  # when it waits: to begin a loop may take longer than a deadline
     await asyncio.sleep(LONG)  # here
 
 
@@ -101,14 +102,14 @@ def in_a_process(_number=0):
 
 
 CALLS = [
-    (cooperative, "cooperative"), (sleeping, "sleeping"), (busy, "busy"), (in_a_loop, "awaiting"),
-    (in_a_process, "in_a_process"),
+    (cooperative, "cooperative", 0.1), (sleeping, "sleeping", 0.1), (busy, "busy", 0.1), (in_a_loop, "awaiting", LONG),
+    (in_a_process, "in_a_process", 0.1),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("call", "function"), CALLS)
-def test_a_task_that_ends_by_its_deadline(call, function, caplog):
-    with patched(checkpoint="off"), ThreadPoolExecutor(1, "pool", task_timeout=0.1, grace=LONG) as pool:
+@pytest.mark.parametrize(("call", "function", "seconds"), CALLS)
+def test_a_task_that_ends_by_its_deadline(call, function, seconds, caplog):
+    with patched(checkpoint="off"), ThreadPoolExecutor(1, "pool", task_timeout=seconds, grace=LONG) as pool:
         pool.on_event(seen := Recorder())
         error = pool.submit(call, 7).exception(LONG)
     assert_here(error, function)
@@ -209,8 +210,9 @@ def test_a_task_whose_submitter_was_out_of_time_before_it_started(gate, caplog):
     ran = []
     with ThreadPoolExecutor(1) as pool:
         pool.submit(gate.wait)
-        with pytest.raises(DeadlineExceeded), deadline(0.02):
+        with pytest.raises(DeadlineExceeded), deadline(LONG) as scope:
             future = pool.submit(ran.append, 1)
+            scope.cancel("deadline")
             sleep(LONG)
         gate.set()
         error = future.exception(LONG)
@@ -220,12 +222,19 @@ def test_a_task_whose_submitter_was_out_of_time_before_it_started(gate, caplog):
 
 
 def test_the_deadline_of_a_scope_around_the_pool(caplog):
-    with pytest.raises(DeadlineExceeded), deadline(0.1), ThreadPoolExecutor(2, grace=LONG) as pool:
+    begun = threading.Semaphore(0)
+
+    def sleeping(_number):
+        begun.release(); sleep(LONG)  # here  # noqa: E702
+
+    with pytest.raises(DeadlineExceeded), deadline(LONG) as scope, ThreadPoolExecutor(2, grace=LONG) as pool:
         futures = [pool.submit(sleeping, number) for number in range(2)]
+        assert all(begun.acquire(timeout=LONG) for _ in futures)
+        scope.cancel("deadline")
         sleep(LONG)
     for number, future in enumerate(futures):
         assert_here(future.exception(LONG), "sleeping")
-        [line] = [record.getMessage() for record in warnings(caplog) if record.task == f"sleeping({number})"]
+        [line] = [record.getMessage() for record in warnings(caplog) if record.task.endswith(f".sleeping({number})")]
         assert "(the deadline of a scope around it), at " in line
 
 
