@@ -19,7 +19,6 @@ import pytest
 
 from threadsafe_timeout import (
     Cancelled,
-    CancelScope,
     DeadlineExceeded,
     check_cancelled,
     deadline,
