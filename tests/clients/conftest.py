@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +26,12 @@ def _is_there(module: str) -> bool:
 missing = [module for module in NEEDED if not _is_there(module)]
 if missing:
     raise pytest.UsageError(f"tests/clients needs {', '.join(missing)}: pip install -e '.[test-clients]'")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the clients leave to the collector is not what is tested here. Their own threads may have it run at any time,
+    in a test of another client."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default::ResourceWarning"))
+            item.add_marker(pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning"))

@@ -4,7 +4,6 @@ sync and async, whole and as a stream, whatever the server does, in a scope or n
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 import time
 
@@ -32,12 +31,10 @@ from threadsafe_timeout._patching import install as _install
 SOON = 30.0  # generous: what is asserted is that the call ended, not how fast
 STREAMS = [way for way in WAYS if "stream" in way[1]]
 
-# What the clients leave to the collector, and what they say of each other, is not what is tested here.
+# What the clients say of each other is not what is tested here.
 pytestmark = [
     pytest.mark.timeout(300),  # the first one pays for imports of tens of seconds
-    pytest.mark.filterwarnings("default::ResourceWarning"),
     pytest.mark.filterwarnings("default::DeprecationWarning"),
-    pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("default::UserWarning"),
 ]
 
@@ -57,7 +54,6 @@ def installed():
                 assert kind(peer.url).ask(mode) == "fine"
         assert not _install.installed().problems
         yield
-    gc.collect()  # here, where that is passed over, and not in the first test of the next module
 
 
 @contextlib.contextmanager
