@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import linecache
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -15,6 +13,7 @@ import time
 
 import pytest
 from blocked import LONG, expire
+from here import assert_here
 
 from threadsafe_timeout import (
     CancelSource,
@@ -55,17 +54,6 @@ def gate():
     event = threading.Event()
     yield event
     event.set()
-
-
-def assert_here(error, function):
-    assert isinstance(error, DeadlineExceeded)
-    assert error.where is not None, error
-    file, line, name = error.where
-    assert (file, name.rpartition(".")[2]) == (__file__, function)
-    assert "# here" in linecache.getline(file, line)
-    assert f", at {file}:{line}, in {name}" in str(error)
-    copy = pickle.loads(pickle.dumps(error))
-    assert (copy.where, str(copy)) == (error.where, str(error))
 
 
 def warnings(caplog):
@@ -112,7 +100,7 @@ def test_a_task_that_ends_by_its_deadline(call, function, seconds, caplog):
     with patched(checkpoint="off"), ThreadPoolExecutor(1, "pool", task_timeout=seconds, grace=LONG) as pool:
         pool.on_event(seen := Recorder())
         error = pool.submit(call, 7).exception(LONG)
-    assert_here(error, function)
+    assert_here(error, __file__, function)
     assert error.name == f"{call.__name__}(7)"
     [record] = [record for record in warnings(caplog) if record.event == "timed_out"]
     assert (record.task, record.where, record.pool) == (error.name, error.where, "pool")
@@ -138,8 +126,8 @@ def test_a_deadline_that_the_function_may_catch(call, caplog):
         assert list(pool.map(catching, [1])) == [1]
         with pytest.raises(DeadlineExceeded) as raised:
             list(pool.map(call, [2]))
-    assert_here(caught[0], call.__name__)
-    assert_here(raised.value, call.__name__)
+    assert_here(caught[0], __file__, call.__name__)
+    assert_here(raised.value, __file__, call.__name__)
     first, second = [record.getMessage() for record in warnings(caplog)]
     assert first.endswith("; it caught that, and its own outcome counts")
     assert not second.endswith("counts")
@@ -165,7 +153,7 @@ def test_an_abandoned_task_says_what_its_thread_is_stuck_in(gate, caplog):
         error = pool.submit(acquire, 1).exception(LONG)
         event = seen.wait_for("abandoned")
         gate.set()
-    assert_here(error, "release")
+    assert_here(error, __file__, "release")
     assert event.where == error.where
     kinds = [record.event for record in warnings(caplog)]
     assert kinds[:2] == ["interrupting", "abandoned"], "that it was given up says that it timed out"
@@ -233,7 +221,7 @@ def test_the_deadline_of_a_scope_around_the_pool(caplog):
         scope.cancel("deadline")
         sleep(LONG)
     for number, future in enumerate(futures):
-        assert_here(future.exception(LONG), "sleeping")
+        assert_here(future.exception(LONG), __file__, "sleeping")
         [line] = [record.getMessage() for record in warnings(caplog) if record.task.endswith(f".sleeping({number})")]
         assert "(the deadline of a scope around it), at " in line
 
@@ -246,7 +234,7 @@ def test_a_group_of_errors(caplog):
             raise BaseExceptionGroup("group", [exc, ValueError()]) from None
 
     with ThreadPoolExecutor(1, task_timeout=0.05, grace=LONG) as pool:
-        assert_here(pool.submit(grouping).exception(LONG), "grouping")
+        assert_here(pool.submit(grouping).exception(LONG), __file__, "grouping")
     assert [record.event for record in warnings(caplog)] == ["timed_out"]
 
 
@@ -289,7 +277,7 @@ def test_a_scope_inside_a_task_is_the_tasks_own_business(caplog):
             check_cancelled()  # here
 
     with ThreadPoolExecutor(1, task_timeout=LONG) as pool:
-        assert_here(pool.submit(bounded).exception(LONG), "bounded")
+        assert_here(pool.submit(bounded).exception(LONG), __file__, "bounded")
     assert not warnings(caplog)
 
 

@@ -16,6 +16,7 @@ import threading
 import weakref
 
 import pytest
+from here import assert_here
 
 from threadsafe_timeout import (
     Cancelled,
@@ -31,18 +32,6 @@ from threadsafe_timeout._scopes import clean_up
 from threadsafe_timeout.testing import MockClock
 
 LONG = 120
-
-
-def assert_here(error: DeadlineExceeded, function: str) -> None:
-    """It came from the marked line of that function, says so, and still does in another process."""
-    assert isinstance(error, DeadlineExceeded)
-    assert error.where is not None, error
-    file, line, name = error.where
-    assert (file, name.rpartition(".")[2]) == (__file__, function)
-    assert "# here" in linecache.getline(file, line)
-    assert f", at {file}:{line}, in {name}" in str(error)
-    copy = pickle.loads(pickle.dumps(error))
-    assert (copy.where, str(copy)) == (error.where, str(error))
 
 
 def expired(call):
@@ -86,12 +75,12 @@ def recurse(depth=500):
     [(check, "check"), (check_below, "check"), (wait, "wait"), (recurse, "check"), (lambda: [check() for _ in range(1)], "check")],
 )  # fmt: skip
 def test_at_a_cooperative_point(call, function):
-    assert_here(expired(call), function)
+    assert_here(expired(call), __file__, function)
 
 
 def test_in_a_patched_wait():
     with patched(checkpoint="off"):
-        assert_here(expired(wait_in_the_library), "wait_in_the_library")
+        assert_here(expired(wait_in_the_library), __file__, "wait_in_the_library")
 
 
 def test_in_busy_code():
@@ -107,14 +96,14 @@ def test_in_busy_code():
         other.start()
         busy(begun)
     other.join(LONG)
-    assert_here(caught.value, "busy")
+    assert_here(caught.value, __file__, "busy")
 
 
 def test_in_the_block_itself():
     with MockClock() as clock, pytest.raises(DeadlineExceeded) as caught, deadline(5):
         clock.jump(6)
         check_cancelled()  # here
-    assert_here(caught.value, "test_in_the_block_itself")
+    assert_here(caught.value, __file__, "test_in_the_block_itself")
 
 
 def test_a_decorated_function():
@@ -124,7 +113,7 @@ def test_a_decorated_function():
 
     with pytest.raises(DeadlineExceeded) as caught:
         decorated()
-    assert_here(caught.value, "decorated")
+    assert_here(caught.value, __file__, "decorated")
 
 
 def test_the_first_place_counts_not_the_clean_up_after_it():
@@ -143,9 +132,9 @@ def test_the_first_place_counts_not_the_clean_up_after_it():
             while True:
                 check_cancelled()  # until its grace is over
 
-    assert_here(expired(retrying), "check")
+    assert_here(expired(retrying), __file__, "check")
     with patched(checkpoint="off", grace=0.01):
-        assert_here(expired(cleaning_up), "check")
+        assert_here(expired(cleaning_up), __file__, "check")
 
 
 def test_code_that_swallows_it_and_returns():
@@ -155,7 +144,7 @@ def test_code_that_swallows_it_and_returns():
         except BaseException:
             return
 
-    assert_here(expired(swallowing), "check")
+    assert_here(expired(swallowing), __file__, "check")
 
 
 def test_a_thread_of_its_own_has_a_place_of_its_own():
@@ -170,7 +159,7 @@ def test_a_thread_of_its_own_has_a_place_of_its_own():
         with pytest.raises(Cancelled):
             call()
 
-    assert_here(expired(in_a_thread), "in_a_thread")
+    assert_here(expired(in_a_thread), __file__, "in_a_thread")
 
 
 def test_in_a_group():
@@ -186,8 +175,8 @@ def test_in_a_group():
         except BaseException as exc:
             raise BaseExceptionGroup("one", [exc]) from None
 
-    assert_here(expired(grouping), "check")
-    assert_here(expired(only_that), "check")
+    assert_here(expired(grouping), __file__, "check")
+    assert_here(expired(only_that), __file__, "check")
 
 
 def test_the_message_stays_what_it_was_and_the_new_argument_is_the_last():
@@ -229,7 +218,7 @@ def test_no_frame_is_kept():
 
     seen: list[weakref.ref] = []
     error = expired(holding)
-    assert_here(error, "check")
+    assert_here(error, __file__, "check")
     gc.collect()
     assert seen[0]() is not None, "its traceback keeps it, as any other error's does"
     error.__traceback__ = error.__cause__.__traceback__ = None
@@ -308,7 +297,7 @@ def test_in_a_coroutine(coroutine, function):
 
     with pytest.raises(DeadlineExceeded) as caught:
         asyncio.run(main())
-    assert_here(caught.value, function)
+    assert_here(caught.value, __file__, function)
 
 
 @pytest.mark.parametrize(("coroutine", "function"), COROUTINES)
@@ -321,7 +310,7 @@ def test_an_event_loop_that_a_scope_ends(coroutine, function):
     with patched(checkpoint="off"), pytest.raises(DeadlineExceeded) as caught:
         with deadline(LONG) as scope:
             asyncio.run(main())
-    assert_here(caught.value, function)
+    assert_here(caught.value, __file__, function)
 
 
 # Processes
@@ -339,10 +328,10 @@ def test_from_another_process(method):
     context = multiprocessing.get_context(method)
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         error = pool.submit(in_a_child).exception(LONG)
-    assert_here(error, "check")
+    assert_here(error, __file__, "check")
     with context.Pool(1) as pool, pytest.raises(DeadlineExceeded) as caught:
         pool.apply(in_a_child)
-    assert_here(caught.value, "check")
+    assert_here(caught.value, __file__, "check")
 
 
 # What a place is
