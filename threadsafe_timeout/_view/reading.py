@@ -129,8 +129,8 @@ def read_run(folder: Path) -> Run:
 def _problem(status: dict[str, Any] | None, found: dict[str, Any]) -> str | None:
     schema = number(found.get("schema"))
     if schema is not None and schema > SCHEMA:
-        return (f"the run was written by a newer version (schema {schema:g}; this one reads {SCHEMA}): some of it may be "
-                "missing here; use the threadsafe-timeout that the run uses")  # fmt: skip
+        return (f"the run was written by a newer version (schema {schema:g}; this one reads {SCHEMA}): some of it may "
+                "be missing here; use the threadsafe-timeout that the run uses")  # fmt: skip
     return "status.json is missing or damaged: only the events are shown" if status is None else None
 
 
@@ -187,8 +187,8 @@ def _newest(places: Iterable[Path], asked: str) -> Run:
         looked = " and ".join(shown(str(place / "runs")) for place in places)
         raise NoRunError(
             f"no run was found {asked} (looked in {looked}). A run writes its files when its pool gets the first task, "
-            "unless the setting status_dir is off: start it with the line `import threadsafe_timeout.auto`, or give the "
-            "folder or the pid of a run"
+            "unless the setting status_dir is off: start it with the line `import threadsafe_timeout.auto`, or give "
+            "the folder or the pid of a run"
         )
     return newest
 
@@ -228,5 +228,5 @@ def _why_none(pid: int) -> str:
         return f"process {pid} belongs to another user: run this command as that user"
     except (OSError, OverflowError):
         return f"there is no process {pid}, and no run of that number in {shown(str(status_dir() / 'runs'))}"
-    return (f"process {pid} has no files of a run: it has not given a pool a task yet, its setting status_dir is off, or "
-            "it does not use threadsafe_timeout; if its status_dir is elsewhere, give that folder")  # fmt: skip
+    return (f"process {pid} has no files of a run: it has not given a pool a task yet, its setting status_dir is off, "
+            "or it does not use threadsafe_timeout; if its status_dir is elsewhere, give that folder")  # fmt: skip
