@@ -13,16 +13,17 @@ import select
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 __all__ = ["Keys", "keys_of_terminal"]
 
 _NAMES = {
-    b"\x1b[A": "up", b"\x1bOA": "up", b"\x1b[B": "down", b"\x1bOB": "down", b"\x1b[5~": "page up", b"\x1b[6~": "page down",
+    b"\x1b[A": "up", b"\x1bOA": "up", b"\x1b[B": "down", b"\x1bOB": "down",
+    b"\x1b[5~": "page up", b"\x1b[6~": "page down",
     b"\x1b[H": "home", b"\x1bOH": "home", b"\x1b[1~": "home", b"\x1b[F": "end", b"\x1bOF": "end", b"\x1b[4~": "end",
-    b"\r": "enter", b"\n": "enter", b"\x7f": "backspace", b"\x08": "backspace", b"\x1b": "escape", b"\x04": "q",
+    b"\r": "enter", b"\n": "enter", b"\x7f": "backspace", b"\x08": "backspace", b"\x1b": "escape",
 }  # fmt: skip
 _SEQUENCE = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.)", re.DOTALL)
 _REST = 0.05  # seconds for the rest of what a key sends, over a slow line
@@ -98,11 +99,11 @@ def keys_of_terminal() -> Iterator[Keys]:
     for end in (read_end, write_end):
         os.set_blocking(end, False)
     before: dict[int, Any] = {}
-    mode = None
+    mode = _mode(descriptor)
     try:
         before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
         before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, lambda *_: _wake(write_end))
-        mode = _set_mode(descriptor)
+        _set_mode(descriptor, mode)
         yield Keys(descriptor, read_end)
     finally:
         _restore(descriptor, mode)
@@ -123,22 +124,27 @@ def _wake(descriptor: int) -> None:
         pass
 
 
-def _set_mode(descriptor: int | None) -> list[Any] | None:
-    """No echo, no waiting for the end of a line, and no Ctrl-Z: that would leave the screen as it is. The mode before."""
+def _mode(descriptor: int | None) -> list[Any] | None:
     if descriptor is None:
         return None
     import termios
 
     try:
-        mode = termios.tcgetattr(descriptor)
-        new = termios.tcgetattr(descriptor)
-        new[3] &= ~(termios.ECHO | termios.ICANON)
-        new[6][termios.VMIN], new[6][termios.VTIME] = 1, 0
-        new[6][termios.VSUSP] = b"\0"
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, new)
+        return termios.tcgetattr(descriptor)
     except termios.error:  # it is gone
         return None
-    return mode
+
+
+def _set_mode(descriptor: int | None, mode: list[Any] | None) -> None:
+    """No echo, no waiting for the end of a line, and no Ctrl-Z, which would leave the screen as it is."""
+    if descriptor is None or mode is None:
+        return
+    import termios
+
+    local, characters = mode[3] & ~(termios.ECHO | termios.ICANON), list(mode[6])
+    characters[termios.VMIN], characters[termios.VTIME], characters[termios.VSUSP] = 1, 0, b"\0"
+    with suppress(termios.error):
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, [*mode[:3], local, *mode[4:6], characters])
 
 
 def _restore(descriptor: int | None, mode: list[Any] | None) -> None:
@@ -146,7 +152,5 @@ def _restore(descriptor: int | None, mode: list[Any] | None) -> None:
         return
     import termios
 
-    try:
+    with suppress(termios.error):
         termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
-    except termios.error:
-        pass

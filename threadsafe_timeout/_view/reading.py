@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from threadsafe_timeout._errors import ThreadsafeTimeoutError
 from threadsafe_timeout._processes import tree as _tree
@@ -52,11 +52,13 @@ class Run:
 
 class EventReader:
     """The events of a run, each once. `skipped` counts lines that were no events; `torn` says whether the last line has
-    no end yet: it is being written, or was when the run was killed."""
+    no end yet: it is being written, or was when the run was killed. With `last` those before the last so many bytes are
+    left out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, last: int | None = None) -> None:
         self._path = folder / "events.jsonl"
         self._offset = 0
+        self._last = last
         self.skipped = 0
         self.torn = False
 
@@ -69,6 +71,7 @@ class EventReader:
         with file:
             if os.fstat(file.fileno()).st_size < self._offset:  # another file than the last time
                 self._offset = 0
+            self._leave_out(file)
             file.seek(self._offset)
             self.torn = False
             for line in file:
@@ -81,6 +84,12 @@ class EventReader:
                     self.skipped += 1
                 else:
                     yield event
+
+    def _leave_out(self, file: BinaryIO) -> None:
+        last, self._last = self._last, None
+        if last is not None and (start := os.fstat(file.fileno()).st_size - last) > 0:
+            file.seek(start - 1)
+            self._offset = start - 1 + len(file.readline())
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
