@@ -125,7 +125,8 @@ def _row(one: dict[str, Any], at: float, written: float, median: float | None) -
     age = max(0.0, at - started) if started is not None else (None if elapsed is None else elapsed + passed)
     idle, left = number(one.get("idle")), number(one.get("deadline_left"))
     left = None if left is None else left - passed
-    straggler = state not in ("idle", "running") or (left or 0.0) < 0
+    # The task of an abandoned worker is over, as far as the run is concerned.
+    straggler = state not in ("idle", "running", "abandoned") or (state == "running" and (left or 0.0) < 0)
     if state == "running" and median is not None and age is not None:
         straggler = straggler or age > max(1.0, _FAR_ABOVE * median)
     return Row(

@@ -81,7 +81,7 @@ def lines_of(picture: Picture, events: Sequence[dict[str, Any]], ascii_only: boo
         yield ""
         yield from map(row_line, busy)
     if len(busy) < len(picture.rows):
-        yield f"{len(picture.rows) - len(busy)} workers are idle"
+        yield f"idle workers: {len(picture.rows) - len(busy)}"
     told = important(events, _EVENTS)
     if told:
         yield ""

@@ -48,13 +48,11 @@ class Follower:
         """Read what is new. The new events."""
         try:
             self.run = read_run(self.run.folder)
-        except NoRunError:  # its folder was deleted: the last that was read stays
-            return []
-        if self._newest and self.run.state != "running":
-            latest = find_run()
-            if latest.state == "running":
+            if self._newest and self.run.state != "running" and (latest := find_run()).state == "running":
                 self._take(latest)
                 return list(self.events)
+        except NoRunError:  # its folder was deleted: the last that was read stays
+            return []
         new = list(self._reader.new())
         self.events.extend(new)
         return new
