@@ -115,7 +115,7 @@ def hostile_events() -> list[dict[str, Any]]:
 
 
 def hostile(status_dir: Path) -> Picture:
-    worker = {name: HOSTILE for name in ("pool", "worker", "state", "task", "key", "phase")}
+    worker = dict.fromkeys(("pool", "worker", "state", "task", "key", "phase"), HOSTILE)
     worker = {**worker, "where": [HOSTILE, 1, HOSTILE], "stack": [[HOSTILE, 1, HOSTILE]], "started": NOW - 3}
     return picture(status_dir, workers=[worker, {**worker, "state": "idle"}], program=HOSTILE, resume=HOSTILE, start_time=1)
 

@@ -6,6 +6,7 @@ somebody opens a worker.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -106,8 +107,10 @@ def follow_on_screen(follower: Follower) -> None:
     with keys_of_terminal() as keys:
         try:
             Session(follower, only_ascii()).run(keys, _REFRESH)
-        except EOFError:  # the terminal was closed
-            pass
+        except (EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:
+                raise
+            # The terminal was closed.
 
 
 def watch(target: str | None, once: bool, as_object: bool) -> int:
