@@ -70,6 +70,11 @@ class Settings:
     """`unfinished`: continue a run of the same configuration that did not end. `never`. `always`."""
     retry: tuple[str, ...] = ("failed",)
     """Which finished tasks a resumed run runs again, by status: `failed`, `timeout`, `loop`."""
+    status_dir: str | None = None
+    """The folder in which a run writes its status and its events, for `threadsafe-timeout watch`, `stacks` and
+    `report`. None (`off`): nowhere."""
+    keep_runs: int = 20
+    """How many runs are kept in `status_dir`. When a run begins, the oldest that are over are deleted."""
     patches: tuple[str, ...] = ()
     """Names of the patches to apply, or names with `-` to leave out, with `+` to add one that is opt-in. Empty: all
     that apply and are not opt-in."""
@@ -115,6 +120,18 @@ def _path(value: Any) -> str | None:
         raise ValueError(f"must be the path of a file, or off; got {value!r}") from None
     if os.path.isdir(path):
         raise ValueError(f"must be the path of a file; {path!r} is a directory")
+    return path
+
+
+def _folder(value: Any) -> str | None:
+    if value is False:
+        return None
+    try:
+        path = os.fsdecode(value)
+    except TypeError:
+        raise ValueError(f"must be the path of a folder, or off; got {value!r}") from None
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"must be the path of a folder; {path!r} is a file")
     return path
 
 
@@ -176,6 +193,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "checkpoint": _optional(_path),
     "resume": _choice("unfinished", "never", "always"),
     "retry": _statuses,
+    "status_dir": _optional(_folder),
+    "keep_runs": _whole,
     "patches": _names,
 }
 

@@ -25,7 +25,7 @@ _SCHEME = re.compile(r"(?i:\bbearer)\s+\S+|(?i:\bbasic)\s+\S+[A-Z0-9]\S*|-----BE
 _WHOLE_LINE = re.compile(r"(?i)((?:authorization|cookie)[\"']?\s*[:=]\s*)[^\r\n]+")
 _LABELLED = re.compile(
     r"(?i)((?:key|token|secret|password|passwd|passphrase|pwd|auth|session|sessionid|session_id|credentials?)[\"']?\s*"
-    r"(?:[:=]|=>)\s*)(?:\"[^\"]*\"?|'[^']*'?|[^\s,;&]+)"
+    r"(?:[:=]|=>)\s*)(?:\"[^\"]*\"?|'[^']*'?|(?!\*\*\*)[^\s,;&]+)"
 )
 _WORD = re.compile(r"[^\s\"'<>(),;:]+")
 _LONG = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")

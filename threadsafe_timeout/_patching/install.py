@@ -44,6 +44,7 @@ GROUP = "threadsafe_timeout.patches"
 logger = logging.getLogger("threadsafe_timeout")
 _lock = threading.RLock()
 _active: Patching | None = None  # guarded by _lock
+_recorded: tuple[str, int] | None = None  # the folder in which this run is recorded, and how many; guarded by _lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +300,7 @@ def install(**given: Any) -> None:
             if new.patches:
                 _wanted(new.patches, origin["patches"])  # says what is wrong with them
             _settings.set_settings(new, origin)
+            _record(new)
             return
         wanted = _wanted(new.patches, origin["patches"])
         why_not = _surroundings.why_not()
@@ -316,6 +318,22 @@ def install(**given: Any) -> None:
         watch_program(patching, _lock)
         patching.rebind()
         patching.in_place = True
+        _record(new)
+
+
+def _record(new: _settings.Settings) -> None:
+    """Have this run recorded, from now on, as the settings say."""
+    global _recorded
+    wanted = None if new.status_dir is None else (new.status_dir, new.keep_runs)
+    if wanted == _recorded:
+        return
+    from threadsafe_timeout._record import recorder  # only for a program that wants it
+
+    _recorded = wanted
+    if wanted is None:
+        recorder.end()
+    else:
+        recorder.begin(*wanted)
 
 
 def _check_checkpoint(new: _settings.Settings, origin: dict[str, str]) -> None:
@@ -343,6 +361,7 @@ def uninstall() -> None:
             patching.undo()
             patching.rebind()
         _settings.set_settings(_settings.Settings(), {})
+        _record(_settings.settings())
 
 
 def installed() -> Patching | None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing.daemon_thread import DaemonThread
@@ -119,11 +120,13 @@ class Events:
 
     def wanted(self, level: int) -> bool:
         """Whether anybody would hear of an event with this log level."""
-        return bool(self.listeners) or logger.isEnabledFor(level)
+        return bool(self.listeners) or logger.isEnabledFor(level) or _observer.event is not None
 
     def put(self, level: int, text: str, event: Event) -> None:
         """Have `event` logged as `text` and given to the callbacks by the next who calls `tell()` or `tell_here()`."""
         self._pending.append((level, text, event))
+        if _observer.event is not None:
+            _observer.event(event)
 
     def tell(self) -> None:
         """Have what was put told soon, by another thread."""

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from threadsafe_timeout._pool import ladder as _ladder
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._pool.events import Event, describe
 from threadsafe_timeout._pool.expired_waits import cancel_at_exit
 from threadsafe_timeout._pool.telling import event_of
@@ -190,6 +191,8 @@ def _leave(crew: Crew) -> None:
             "goes on", EXHAUSTED_STATUS,
         )  # fmt: skip
         logging.shutdown()
+    if _observer.leaving is not None:
+        _observer.leaving(EXHAUSTED_STATUS)
     flush_streams()
     _end()
 

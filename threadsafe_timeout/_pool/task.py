@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout._errors import DeadlineExceeded
 from threadsafe_timeout._introspection.names import called
 from threadsafe_timeout._pool import ladder as _ladder
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._pool.ending import ended
 from threadsafe_timeout._pool.future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 from threadsafe_timeout._pool.options import Outcome, TaskOptions
@@ -190,6 +191,7 @@ class TaskFuture(LightFuture):
                 return False
             self.settle(Outcome(result, error))
             return True
+        note = _observer.ending(self) if _observer.ending is not None else None
         condition = self._condition
         with condition:
             if self._claimed:
@@ -204,6 +206,8 @@ class TaskFuture(LightFuture):
             self._state = FINISHED
             if condition.installed is not None or condition.waiting is not None:
                 self._notify()
+        if note is not None and _observer.finished is not None:
+            _observer.finished(note, error)
         if self._undo is not None or self._rung is not None:
             self.release()
         else:  # release(), without the call
@@ -226,6 +230,7 @@ class TaskFuture(LightFuture):
         self._name = self._name or self._options.name
         if outcome.error is not None:
             self._task_name()  # it may be told of; of one that ended well nobody asks
+        note = _observer.ending(self) if _observer.ending is not None else None
         for witness in self._witnesses:
             witness(outcome)
         hook, self._options = self._options.settle, _NO_OPTIONS  # once, whatever is thrown at this thread
@@ -242,6 +247,8 @@ class TaskFuture(LightFuture):
             self._result, self._exception = result, error
             self._state = FINISHED
             self._notify()
+        if note is not None and _observer.finished is not None:
+            _observer.finished(note, error)
         self._invoke_callbacks()
 
     def add_witness(self, witness: Callable[[Outcome], object]) -> None:

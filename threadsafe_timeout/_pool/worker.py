@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from threadsafe_timeout._errors import DeadlineExceeded
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._pool.options import Outcome
 from threadsafe_timeout._pool.replacing import late, report_death, worker_gone, worker_left
 from threadsafe_timeout._pool.settling import drawn
@@ -67,6 +68,8 @@ class Worker:
         try:
             if not crew.admit(self):
                 return
+            if _observer.began is not None:
+                _observer.began()
             if self.first is not None:
                 self.first(self)
                 self.first = None
