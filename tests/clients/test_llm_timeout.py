@@ -4,6 +4,7 @@ sync and async, whole and as a stream, whatever the server does, in a scope or n
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 
@@ -56,6 +57,7 @@ def installed():
                 assert kind(peer.url).ask(mode) == "fine"
         assert not _install.installed().problems
         yield
+    gc.collect()  # here, where that is passed over, and not in the first test of the next module
 
 
 @contextlib.contextmanager
