@@ -87,7 +87,7 @@ def _may_live(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False  # it has come to no status, or to one that nobody can read
     if _tree.HAS_PROC:
-        return start_time(pid) == started
+        return bool(start_time(pid) == started)
     try:
         os.kill(pid, 0)
     except (OSError, OverflowError):

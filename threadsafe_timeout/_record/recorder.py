@@ -104,7 +104,8 @@ class Recorder:
         worker = task._crew.worker_of(task)
         return _Note(
             task._task_name(), options.key, task._crew.prefix, worker.thread.name if worker is not None else None,
-            task.elapsed(), options.timeout, task._owed is not None, options.settle is not None and options.key is not None,
+            task.elapsed(), options.timeout, task._owed is not None,
+            options.settle is not None and options.key is not None,
         )  # fmt: skip
 
     def finished(self, note: _Note, error: BaseException | None) -> None:
@@ -176,7 +177,7 @@ class Recorder:
             self._recent += [line for line in lines if line["kind"] not in ("run", "tick")]
         done = sum(totals[name] for name in ("done", "failed", "timed_out", "cancelled"))
         self._finished.append(done)
-        self._effective.append(totals["running"])
+        self._effective.append(sum(int(pool["effective"]) for pool in self._pools.values()))
         if lines or changed or totals["running"] or end is not None:
             self._folder.put_status(self._status(state, now, totals))
         _dump.serve(self._folder.path)

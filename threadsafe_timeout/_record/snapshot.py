@@ -38,8 +38,8 @@ def all_crews() -> list[Crew]:
 
 
 def pool_line(crew: Crew, unlisted: int) -> dict[str, Any]:
-    stats = crew.stats()
-    return {**stats, "width": crew.width, "saved": 0, "effective": stats["running"], "unlisted": unlisted}
+    effective = sum(not task.overdue for task in crew.running())
+    return {**crew.stats(), "width": crew.width, "saved": 0, "effective": effective, "unlisted": unlisted}
 
 
 def totals(pools: dict[str, dict[str, Any]]) -> dict[str, int]:
@@ -49,8 +49,9 @@ def totals(pools: dict[str, dict[str, Any]]) -> dict[str, int]:
 
     timed_out, abandoned = add("timed_out"), add("abandoned")
     return {
-        "submitted": add("submitted"), "done": add("completed"), "failed": max(0, add("failed") + abandoned - timed_out),
-        "timed_out": timed_out, "loops": add("loops"), "abandoned": abandoned, "cancelled": add("cancelled"),
+        "submitted": add("submitted"), "done": add("completed"),
+        "failed": max(0, add("failed") + abandoned - timed_out), "timed_out": timed_out, "loops": add("loops"),
+        "abandoned": abandoned, "cancelled": add("cancelled"),
         "pending": add("pending"), "running": add("running"), "saved": add("saved"),
     }  # fmt: skip
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from threadsafe_timeout._view.page import Html, element
 
 __all__ = [
-    "Axis", "Panel", "bar", "count_ticks", "dot", "duration_ticks", "hatching", "label", "legend", "level", "logarithmic",
-    "percent", "picture", "rule", "short_seconds", "step_path", "stretched", "time_ticks",
+    "Axis", "Panel", "bar", "count_ticks", "dot", "duration_ticks", "hatching", "label", "legend", "level",
+    "logarithmic", "percent", "picture", "rule", "short_seconds", "step_path", "stretched", "time_ticks",
 ]  # fmt: skip
 
 _COLUMNS = 1000  # units that the whole width has inside `stretched`
 _STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600,
           7200, 14400, 28800, 43200, 86400)  # fmt: skip
 _ROUND = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000)
-_FINER = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600,
-          7200, 18000, 36000, 86400)  # fmt: skip
+_FINER = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800,
+          3600, 7200, 18000, 36000, 86400)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Panel:
         bottom = self.top + self.height
         for value in count_ticks(self.highest):
             yield level(self.y(value), "grid")
-        for value, words in ticks:
-            yield rule(axis.at(value), bottom, bottom + 5, "tick")
-            yield label(axis.at(value), bottom + 19, words, "axis")
+        for moment, words in ticks:
+            yield rule(axis.at(moment), bottom, bottom + 5, "tick")
+            yield label(axis.at(moment), bottom + 19, words, "axis")
 
     def scale(self) -> Iterable[Html]:
         """The numbers of the y axis, to be drawn over the rest."""

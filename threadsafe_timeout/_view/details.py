@@ -1,4 +1,4 @@
-"""The tables of the report: what was stuck, loops, errors, the slowest tasks. Things that belong together are one row."""
+"""The tables of the report: what was stuck, loops, errors, the slowest tasks. What belongs together is one row."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from threadsafe_timeout._view.fields import mapping, number, place, text
 from threadsafe_timeout._view.page import Html, cut, element, folded, table
+from threadsafe_timeout._view.page_words import at, duration
 from threadsafe_timeout._view.summary import PHASES, Loop, Summary, name_of
 from threadsafe_timeout._view.timeline import OUTCOME_WORDS
-from threadsafe_timeout._view.page_words import at, duration
 
 __all__ = ["errors", "loops", "notable", "scopes", "slowest", "stuck"]
 
@@ -43,7 +43,8 @@ def _visible(found: tuple[str, int, str]) -> tuple[Html, int, Html]:
 
 def _rest(groups: int, beyond: int, what: str) -> Iterable[Html]:
     if groups > _ROWS or beyond:
-        more = f"{groups - _ROWS:,} more {what} are in events.jsonl" if groups > _ROWS else f"more {what} are in events.jsonl"
+        number_of_them = f"{groups - _ROWS:,} more" if groups > _ROWS else "more"
+        more = f"{number_of_them} {what} are in events.jsonl"
         yield element("p", f"And {more}" + (f"; {beyond:,} events were not sorted into them" if beyond else "") + ".")
 
 
@@ -90,7 +91,8 @@ def slowest(summary: Summary) -> Iterable[Html]:
         rows.append((
             cut(name_of(event), _NAME), duration(number(event.get("took")) or 0.0),
             OUTCOME_WORDS.get(text(event.get("outcome")), ""), "none" if allowed is None else duration(allowed),
-            f"{most} {duration(known[most])}" if known[most] else "", at(where) if (where := place(event.get("where"))) else "",
+            f"{most} {duration(known[most])}" if known[most] else "",
+            at(where) if (where := place(event.get("where"))) else "",
         ))  # fmt: skip
     if rows:
         yield table("The slowest tasks", ("task", "took", "ended as", "deadline", "mostly in", "was in"), rows,

@@ -7,12 +7,24 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from threadsafe_timeout._view.charts import (
-    Axis, Panel, bar, duration_ticks, hatching, label, legend, logarithmic, percent, picture, rule, step_path,
-    stretched, time_ticks,
+    Axis,
+    Panel,
+    bar,
+    duration_ticks,
+    hatching,
+    label,
+    legend,
+    logarithmic,
+    percent,
+    picture,
+    rule,
+    step_path,
+    stretched,
+    time_ticks,
 )  # fmt: skip
 from threadsafe_timeout._view.page import Html, element, folded, table
-from threadsafe_timeout._view.summary import PHASES, Summary
 from threadsafe_timeout._view.page_words import duration
+from threadsafe_timeout._view.summary import PHASES, Summary
 
 __all__ = ["durations", "over_time", "where_the_time_went"]
 
@@ -20,8 +32,9 @@ _POINTS = 480  # more steps than a small screen has pixels
 _MOMENTS = 12  # rows of the table beside a chart
 _BINS = 32
 _PHASE_WORDS = {
-    "llm": "LLM calls", "search": "searching", "sleep": "sleeping", "lock": "waiting for locks", "network": "other network",
-    "process": "waiting for processes", "python": "running Python code", "stuck": "stuck, past the deadline",
+    "llm": "LLM calls", "search": "searching", "sleep": "sleeping", "lock": "waiting for locks",
+    "network": "other network", "process": "waiting for processes", "python": "running Python code",
+    "stuck": "stuck, past the deadline",
 }  # fmt: skip
 
 
@@ -36,11 +49,12 @@ def over_time(summary: Summary, began: float, ended: float) -> Iterable[Html]:
     effective = _columns(ticks.t, ticks.effective, began, seconds)
     finished = _columns(ticks.t, ticks.finished, began, seconds)
     panels = (
-        (Panel("Effective workers: they made progress since the second before", 34, 130, max(ticks.effective)), effective),
+        (Panel("Effective workers: they run a task that is not overdue", 34, 130, max(ticks.effective)), effective),
         (Panel("Finished tasks", 242, 130, max(ticks.finished)), finished),
     )
     parts: list[Html] = []
-    paths, over = [], []
+    paths: list[Html] = []
+    over: list[Html] = []
     for panel, points in panels:
         parts += panel.frame(axis, marks)
         paths.append(step_path(((share, panel.y(value)) for share, value in points), 1.0, "line"))
@@ -159,11 +173,13 @@ def _edge(axis: Axis, place: int) -> float:
 
 def _spread(summary: Summary) -> str:
     ordered = sorted(summary.tasks.took)
-    return (f"Of {len(ordered):,} tasks, half took less than {duration(ordered[len(ordered) // 2])}, nine of ten less than "
+    median = duration(ordered[len(ordered) // 2])
+    return (f"Of {len(ordered):,} tasks, half took less than {median}, nine of ten less than "
             f"{duration(ordered[len(ordered) * 9 // 10])}; the longest took {duration(ordered[-1])}.")  # fmt: skip
 
 
 def _durations_table(axis: Axis, good: Counter[int], bad: Counter[int]) -> Html:
-    rows = [(f"{duration(_edge(axis, place))} to {duration(_edge(axis, place + 1))}", f"{good[place]:,}", f"{bad[place]:,}")
+    edges = [duration(_edge(axis, place)) for place in range(_BINS + 1)]
+    rows = [(f"{edges[place]} to {edges[place + 1]}", f"{good[place]:,}", f"{bad[place]:,}")
             for place in range(_BINS) if good[place] or bad[place]]
     return table("Tasks by how long they took", ("took", "done", "ended in another way"), rows, numbers=(1, 2))

@@ -36,10 +36,12 @@ def cut(value: str, longest: int) -> str:
     return value if len(value) <= longest else value[:longest] + "…"
 
 
-def element(name: str, *children: object, **attributes: object) -> Html:
+def element(name: str, /, *children: object, **attributes: object) -> Html:
     """One element. A trailing `_` of an attribute's name is dropped, other ones become `-`; None leaves it out."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{text(value)}"' for key, value in attributes.items() if value is not None
+        f' {key.rstrip("_").replace("_", "-")}="{text(value)}"'
+        for key, value in attributes.items()
+        if value is not None
     )
     if name in _EMPTY and not children:
         return Html(f"<{name}{given}/>" if name not in ("br", "meta") else f"<{name}{given}>")
@@ -87,7 +89,9 @@ def scrolling(what: str, *parts: object) -> Html:
     return element("div", *parts, class_="scroll", tabindex="0", role="region", aria_label=what)
 
 
-def table(caption: str, head: Sequence[object], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = ()) -> Html:
+def table(
+    caption: str, head: Sequence[object], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = ()
+) -> Html:
     """A table that scrolls in itself. The first cell of a row is its heading; `numbers` are the columns to align
     right. The caption is for those who do not see the page."""
     right = frozenset(numbers)

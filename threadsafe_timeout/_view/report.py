@@ -13,10 +13,10 @@ from threadsafe_timeout._view import details, figures
 from threadsafe_timeout._view.fields import mapping, number, objects, text, whole
 from threadsafe_timeout._view.journal import Journal, read_journal
 from threadsafe_timeout._view.page import Html, cut, document, element, section, table
+from threadsafe_timeout._view.page_words import duration, moment
 from threadsafe_timeout._view.reading import EventReader, Run
 from threadsafe_timeout._view.summary import Summary
 from threadsafe_timeout._view.timeline import timeline
-from threadsafe_timeout._view.page_words import duration, moment
 
 __all__ = ["Facts", "gather", "report"]
 
@@ -91,8 +91,8 @@ def report(run: Run) -> Html:
         element("li", element("a", heading, href=f"#{name}")) for name, heading, _ in parts
     )), aria_label="Sections")  # fmt: skip
     body = [*_head(facts, program), links, *(section(name, heading, *inner) for name, heading, inner in parts)]
-    body.append(element("footer", "Made by ", element("code", "threadsafe-timeout report"), f" from {run.folder}. This page "
-                        "loads nothing and runs no script."))  # fmt: skip
+    made_by = element("code", "threadsafe-timeout report")
+    body.append(element("footer", "Made by ", made_by, f" from {run.folder}. It loads nothing and runs no script."))
     return document(f"{cut(program, 80)}: a run's report", body)
 
 
@@ -138,8 +138,8 @@ def _head(facts: Facts, program: str) -> Iterable[Html]:
     ), class_="big card")  # fmt: skip
     unlisted = facts.summary.unlisted()
     if unlisted:
-        yield element("p", f"{unlisted:,} finished tasks have no line of their own, because they came too fast: they are "
-                      "in the totals above and in the chart of finished tasks, and in nothing else below.",
+        yield element("p", f"{unlisted:,} finished tasks have no line of their own, because they came too fast: they "
+                      "are in the totals above and in the chart of finished tasks, and in nothing else below.",
                       class_="note", id="unlisted")  # fmt: skip
 
 
@@ -161,9 +161,9 @@ def _what_happened(facts: Facts) -> str:
 
 def _journal_has_more(facts: Facts) -> str:
     assert facts.journal is not None
-    return (f"The journal holds {facts.journal.of_run.total():,} finished tasks of this run, {facts.more_in_journal:,} more "
-            "than the events say were saved: those finished in the last second before it was killed. The totals here "
-            "count the journal's.")  # fmt: skip
+    held, more = facts.journal.of_run.total(), facts.more_in_journal
+    return (f"The journal holds {held:,} finished tasks of this run, {more:,} more than the events say were saved: "
+            "those finished in the last second before it was killed. The totals here count the journal's.")  # fmt: skip
 
 
 def _resume(facts: Facts) -> Iterable[Html]:
@@ -196,8 +196,9 @@ def _settings(facts: Facts) -> Iterable[Html]:
         yield element("p", "All other settings have their defaults.")
     else:
         yield element("p", "All settings have their defaults.")
-    facts_ = [("pid", status.get("pid")), ("Python", status.get("python")), ("threadsafe-timeout", status.get("version")),
-              ("executable", status.get("executable")), ("folder of the run", os.fspath(facts.run.folder))]  # fmt: skip
+    facts_ = [("pid", status.get("pid")), ("Python", status.get("python")),
+              ("threadsafe-timeout", status.get("version")), ("executable", status.get("executable")),
+              ("folder of the run", os.fspath(facts.run.folder))]  # fmt: skip
     yield element("h3", "The process")
     yield table("The process", ("what", "value"), [(name, value) for name, value in facts_ if value is not None])
     limits = [(name, whole(pool.get("width")), _limit(pool)) for name, pool in facts.summary.pools.items()]

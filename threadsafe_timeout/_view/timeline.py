@@ -9,9 +9,10 @@ from typing import Any
 
 from threadsafe_timeout._view.charts import Axis, label, legend, picture, rule, short_seconds, time_ticks
 from threadsafe_timeout._view.fields import number, text
-from threadsafe_timeout._view.page import Html, element, folded, table, text as escaped
-from threadsafe_timeout._view.summary import OUTCOMES, Summary, running_tasks
+from threadsafe_timeout._view.page import Html, element, folded, table
+from threadsafe_timeout._view.page import text as escaped
 from threadsafe_timeout._view.page_words import duration
+from threadsafe_timeout._view.summary import OUTCOMES, Summary, running_tasks
 
 __all__ = ["OUTCOME_WORDS", "swatch", "timeline"]
 
@@ -23,8 +24,8 @@ _ROWS = 200
 _NAMES = 0.09  # of the width
 _COLUMNS = 1000
 # Where a bar begins and ends in its row: its shape says what its colour says.
-_SHAPES = {"done": (0.3, 0.7), "failed": (0.0, 0.5), "timeout": (0.0, 1.0), "loop": (0.5, 1.0), "cancelled": (0.42, 0.58),
-           "abandoned": (0.0, 1.0), "unfinished": (0.12, 0.88)}  # fmt: skip
+_SHAPES = {"done": (0.3, 0.7), "failed": (0.0, 0.5), "timeout": (0.0, 1.0), "loop": (0.5, 1.0),
+           "cancelled": (0.42, 0.58), "abandoned": (0.0, 1.0), "unfinished": (0.12, 0.88)}  # fmt: skip
 _Row = tuple[str, str]
 _Spans = dict[str, list[tuple[int, int]]]
 
@@ -68,10 +69,10 @@ def _rows(summary: Summary, status: dict[str, Any], began: float, ended: float) 
     rows: dict[_Row, _Spans] = {name: defaultdict(list) for name in names}
     for start, end, outcome, worker in zip(tasks.start, tasks.end, tasks.outcome, tasks.worker, strict=True):
         rows[names[worker]][OUTCOMES[outcome]].append((column(start), column(end)))
-    for worker in running_tasks(status):
-        started = number(worker.get("started"))
+    for one in running_tasks(status):
+        started = number(one.get("started"))
         if started is not None:
-            row = (text(worker.get("pool")), text(worker.get("worker")))
+            row = (text(one.get("pool")), text(one.get("worker")))
             rows.setdefault(row, defaultdict(list))["unfinished"].append((column(started), _COLUMNS - 1))
     return rows
 
@@ -112,7 +113,8 @@ def _picture(rows: dict[_Row, _Spans], shown: list[_Row], seconds: float) -> Htm
             first, last = _SHAPES[name]
             top, tall = position * height + 1 + first * (height - 2), (last - first) * (height - 2)
             paths[name] += [
-                _bar(left, max(right - left - (right - left >= 3), 1), top, tall, name) for left, right in _merged(spans)
+                _bar(left, max(right - left - (right - left >= 3), 1), top, tall, name)
+                for left, right in _merged(spans)
             ]
     total = height * len(shown)
     drawn = [element("path", class_=name, d="".join(paths[name])) for name in _SHAPES if paths[name]]
@@ -132,8 +134,8 @@ def _picture(rows: dict[_Row, _Spans], shown: list[_Row], seconds: float) -> Htm
     tasks = sum(len(spans) for row in shown for spans in rows[row].values())
     return element("figure", picture(
         "timeline", "Worker timeline",
-        f"{len(shown)} workers, one row each, and {tasks:,} tasks over {short_seconds(round(seconds))}. The table below "
-        "has the numbers.", total + 26, *ticks, plot, *labels,
+        f"{len(shown)} workers, one row each, and {tasks:,} tasks over {short_seconds(round(seconds))}. The table "
+        "below has the numbers.", total + 26, *ticks, plot, *labels,
     ))  # fmt: skip
 
 
