@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, packages_distributions, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
@@ -27,6 +27,7 @@ from threadsafe_timeout._environment import surroundings as _surroundings
 from threadsafe_timeout._files import why_not_creatable
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._patching import install as _install
+from threadsafe_timeout._patching.found import GROUP
 from threadsafe_timeout._text import escaped
 
 __all__ = ["examine", "report"]
@@ -60,7 +61,7 @@ def examine() -> dict[str, Any]:
         "installed": patching is not None,
         "why_not": _surroundings.why_not(),
         "interrupt": {"mechanism": support.mechanism, "detail": support.detail},
-        "patches": [_patch(entry, patching) for entry in _install.known_patches().values()],
+        "patches": [_patch(entry, patching) for entry in _entry_points()],
         "not_rebound": [] if patching is None else list(_not_rebound(patching)),
         "settings": {
             name: _setting(name, getattr(settings, name), sources.get(name, "default"), patching)
@@ -79,6 +80,12 @@ def _setting(name: str, value: Any, source: str, patching: _install.Patching | N
     return {"value": value, "source": source}
 
 
+def _entry_points() -> list[EntryPoint]:
+    """Those of the patches there are, with the distributions that they are from."""
+    from_each = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
+    return [from_each[found] for found in _install.known_patches().values()]
+
+
 def _patch(entry: EntryPoint, patching: _install.Patching | None) -> dict[str, Any]:
     name = entry.name
     found: dict[str, Any] = {"name": name, "state": "off", "detail": "", "modules": []}
@@ -90,6 +97,9 @@ def _patch(entry: EntryPoint, patching: _install.Patching | None) -> dict[str, A
         found["state"], found["detail"] = _why_not(name, patching)
         return found
     patch = patching.patches[name]
+    if patch.broken:
+        found["state"], found["detail"] = _why_not(name, patching)
+        return found
     found["modules"] = modules = [_module(name, module, patching) for module in patch.MODULES]
     states = {module["state"] for module in modules}
     for state in ("failed", "out of range"):
@@ -174,7 +184,7 @@ def import_installed() -> None:
             if version_of(module, distribution) is None or not _is_installed(module, distribution):
                 continue
             try:
-                with _environment(getattr(patch, "IMPORT_WITH", {})):
+                with _environment(patch.IMPORT_WITH):
                     import_module(module)
             except ModuleNotFoundError:
                 pass  # a submodule that this version does not have

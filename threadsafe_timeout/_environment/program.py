@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Protocol
@@ -19,10 +19,17 @@ from threadsafe_timeout._environment import finder as _finder
 __all__ = ["look", "watch_program"]
 
 
+class Patch(Protocol):
+    """What is used of a patch here."""
+
+    MODULES: tuple[str, ...]
+    CLASSES: tuple[str, ...]
+
+
 class Patches(Protocol):
     """What is used of `Patching` here."""
 
-    patches: dict[str, ModuleType]
+    patches: Mapping[str, Patch]
 
     def imported(self, module: ModuleType, name: str, *, anew: bool = False) -> None: ...
     def rebind(self) -> None: ...
@@ -35,10 +42,8 @@ class _Program:
     def __init__(self, patching: Patches, lock: Any) -> None:
         self._patching = patching
         self._lock = lock  # guards the patches
-        self._classes = tuple(name for patch in patching.patches.values() for name in getattr(patch, "CLASSES", ()))
-        self._stems = frozenset(
-            name for patch in patching.patches.values() if hasattr(patch, "CLASSES") for name in patch.MODULES
-        )
+        self._classes = tuple(name for patch in patching.patches.values() for name in patch.CLASSES)
+        self._stems = frozenset(name for patch in patching.patches.values() if patch.CLASSES for name in patch.MODULES)
         self._endings = tuple(f"{stem}.py" for stem in self._stems)
         self._found: set[type] = set()  # guarded by _lock
 

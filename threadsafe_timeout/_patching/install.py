@@ -1,4 +1,4 @@
-"""`install()` and `uninstall()`: patches found by entry point, applied on import, undone exactly.
+"""`install()` and `uninstall()`: patches found by entry point, loaded and applied on import, undone exactly.
 
 A patch is a module, named in the entry-point group `threadsafe_timeout.patches`, that has
 
@@ -13,6 +13,10 @@ A patch is a module, named in the entry-point group `threadsafe_timeout.patches`
 
 so that anybody can ship a patch for his own runner. Undoing gives back the identical objects. A patch that cannot be
 loaded or applied is undone as far as it got, and left out; the program and the other patches go on.
+
+The order of locks: a thread that has imported a wanted module still holds that module's import lock. It loads the patch
+first, as one more import. Then it takes `_lock` and applies the patch, which imports nothing that is not loaded. Patches,
+and what they import, import no module that in the end imports them; so two threads never wait for each other.
 """
 
 from __future__ import annotations
@@ -23,7 +27,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from types import ModuleType
 from typing import Any
 
@@ -33,14 +36,14 @@ from threadsafe_timeout._environment import surroundings as _surroundings
 from threadsafe_timeout._environment.program import watch_program
 from threadsafe_timeout._errors import SettingError
 from threadsafe_timeout._introspection.transparent import transparent
-from threadsafe_timeout._patching.versions import in_range
+from threadsafe_timeout._patching.found import FoundPatch, find_patches
+from threadsafe_timeout._patching.patch import Patch
 from threadsafe_timeout._text import nearest
 
 __all__ = [
     "Patching", "Problem", "distribution_of", "install", "installed", "known_patches", "patched", "rebind", "uninstall",
 ]  # fmt: skip
 
-GROUP = "threadsafe_timeout.patches"
 logger = logging.getLogger("threadsafe_timeout")
 _lock = threading.RLock()
 _active: Patching | None = None  # guarded by _lock
@@ -61,7 +64,7 @@ class Patching:
         self._undo: list[Callable[[], object]] = []
         self.applied: dict[tuple[str, str], ModuleType] = {}  # by patch and module, those with problems as well
         self.problems: dict[tuple[str, str], Problem] = {}  # by patch and module; "": the patch itself
-        self.patches: dict[str, ModuleType] = {}
+        self.patches: dict[str, Patch] = {}
         self.in_place = False  # what was imported before install() is patched
         self.replaced: list[tuple[str, Any, Any]] = []  # dotted name, what was there, what is: for `doctor`
         self._renamed: list[tuple[Any, Any]] = []  # what was there, what is: for the next `rebind`
@@ -122,9 +125,9 @@ class Patching:
 
         self._undo.append(undo)
 
-    def rebind(self) -> None:
+    def rebind(self, since: str | None = None) -> None:
         """See to the names that modules had imported. One walk for all of them: it takes a hundredth of a second for
-        each thousand modules."""
+        each thousand modules; of those from `since` on, if that is given."""
         now: dict[int, tuple[Any, Any]] = {}
         for old, new in self._renamed:
             for key, (first, last) in now.items():
@@ -133,7 +136,7 @@ class Patching:
             now[id(old)] = old, new
         self._renamed.clear()
         if now:
-            rebind(now, _is_ours)
+            rebind(now, _is_ours, since)
 
     def on_uninstall(self, undo: Callable[[], object]) -> None:
         self._undo.append(undo)
@@ -146,25 +149,39 @@ class Patching:
             except Exception:
                 logger.exception("threadsafe-timeout: a patch could not be undone; it stays, inert outside scopes")
 
-    def load(self, entry: EntryPoint, named: Set[str]) -> None:
+    def add(self, found: FoundPatch, named: Set[str]) -> None:
         """Take in a patch; one that is opt-in only if it is one of the `named`."""
         try:
-            patch = entry.load()
+            patch = Patch(found)
         except Exception as exc:
-            self._failed(entry.name, "", exc)
+            self._failed(found.name, "", exc)
             return
-        if entry.name in named or not getattr(patch, "OPT_IN", False):
-            self.patches[entry.name] = patch
+        if patch.name in named or not patch.OPT_IN:
+            self.patches[patch.name] = patch
+
+    def load(self, name: str) -> None:
+        """Load every patch that wants the module `name`. What is loaded already takes no time."""
+        for patch in self.patches.values():
+            if name in patch.MODULES and not patch.broken:
+                try:
+                    patch.load(name)
+                except Exception as exc:
+                    with _lock:
+                        if not patch.broken:
+                            patch.broken = True
+                            self._failed(patch.name, "", exc)
 
     def imported(self, module: ModuleType, name: str, *, anew: bool = False) -> None:
         """Apply every patch that wants the module `name`, if it is another than before or was run anew."""
+        self.load(name)
         for patch_name, patch in self.patches.items():
-            if name in patch.MODULES and (anew or self.applied.get((patch_name, name)) is not module):
+            wanted = name in patch.MODULES and not patch.broken
+            if wanted and (anew or self.applied.get((patch_name, name)) is not module):
                 self.applied[patch_name, name] = module
                 self.problems.pop((patch_name, name), None)
                 self._apply(patch_name, patch, module, name)
 
-    def _apply(self, patch_name: str, patch: ModuleType, module: ModuleType, name: str) -> None:
+    def _apply(self, patch_name: str, patch: Patch, module: ModuleType, name: str) -> None:
         problem = _out_of_range(patch, name)
         if problem is not None:
             told = any(patch_name == other for other, _ in self.problems)
@@ -193,19 +210,23 @@ class Patching:
         )  # fmt: skip
 
 
-def distribution_of(patch: ModuleType, name: str) -> str | None:
+def distribution_of(patch: Patch, name: str) -> str | None:
     """The distribution that the module `name` belongs to, if the patch says which versions it is made for."""
-    for distribution in getattr(patch, "SUPPORTED", {}):
+    for distribution in patch.SUPPORTED:
         if f"{name}.".replace(".", "_").startswith(f"{distribution}_".replace("-", "_")):
-            return str(distribution)
+            return distribution
     return None
 
 
-def _out_of_range(patch: ModuleType, name: str) -> str | None:
+def _out_of_range(patch: Patch, name: str) -> str | None:
     """What is wrong with the installed version of what the module `name` belongs to, if the patch says so."""
     distribution = distribution_of(patch, name)
     if distribution is None:
         return None
+    from importlib.metadata import PackageNotFoundError, version
+
+    from threadsafe_timeout._patching.versions import in_range
+
     try:
         found = version(distribution)
     except PackageNotFoundError:
@@ -218,11 +239,13 @@ def _is_ours(module: str) -> bool:
     return module.partition(".")[0] in {"threadsafe_timeout", "threadsafe_timeout_patches"}
 
 
-def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> None:
+def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool], since: str | None = None) -> None:
     """In the namespace of every module but those `spared` put what is now (by the id of what was, with what was) where
-    something else was imported by name."""
-    was = frozenset(now)
-    for name, module in list(sys.modules.items()):
+    something else was imported by name. With `since`: only in modules whose import began when that one's did or later.
+    """
+    was, modules = frozenset(now), list(sys.modules.items())
+    begin = next((number for number, (name, _) in enumerate(modules) if name == since), 0)
+    for name, module in modules[begin:]:
         if spared(name):
             continue
         namespace = _finder.namespace_of(module)
@@ -237,12 +260,12 @@ def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> No
                 namespace[key] = renamed[1]
 
 
-def known_patches() -> dict[str, EntryPoint]:
+def known_patches() -> dict[str, FoundPatch]:
     """Every patch there is, by name."""
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+    return {found.name: found for found in sorted(find_patches(), key=lambda found: found.name)}
 
 
-def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
+def _wanted(chosen: tuple[str, ...], origin: str) -> list[FoundPatch]:
     known = known_patches()
     unknown = sorted({name.lstrip("-+") for name in chosen} - known.keys())
     if unknown:
@@ -254,9 +277,16 @@ def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
     return [e for name, e in known.items() if f"-{name}" not in chosen and (not only or name in only | added)]
 
 
-def _arrived(module: ModuleType, name: str, *, anew: bool) -> None:
+def _expected(name: str) -> None:
+    patching = _active
+    if patching is not None:
+        patching.load(name)
+
+
+def _arrived(module: ModuleType, name: str, *, anew: bool, first: bool = False) -> None:
     if _surroundings.copied_by_eventlet():
         return
+    _expected(name)
     with _lock:
         if _active is None:
             return
@@ -264,7 +294,7 @@ def _arrived(module: ModuleType, name: str, *, anew: bool) -> None:
             _surroundings.watch_monkey(module, _active, _make_way)
         _active.imported(module, name, anew=anew)
         if _active.in_place:
-            _active.rebind()
+            _active.rebind(since=name if first else None)
 
 
 def _make_way(other: str) -> None:
@@ -307,12 +337,14 @@ def install(**given: Any) -> None:
             return
         patching = Patching()
         named = {name.removeprefix("+") for name in new.patches}
-        for entry in wanted:
-            patching.load(entry, named)
+        for found in wanted:
+            patching.add(found, named)
+        names = [name for patch in patching.patches.values() for name in patch.MODULES]
+        for name in filter(sys.modules.__contains__, names):
+            patching.load(name)  # before anything is watched: nobody who imports waits for `_lock` yet
         _settings.set_settings(new, origin)
         _active = patching
-        names = [name for patch in patching.patches.values() for name in patch.MODULES]
-        _finder.watch([*names, *_surroundings.MONKEYS], _arrived, _lock)
+        _finder.watch([*names, *_surroundings.MONKEYS], _arrived, _expected, _lock)
         watch_program(patching, _lock)
         patching.rebind()
         patching.in_place = True
