@@ -22,15 +22,17 @@ __all__ = ["look", "watch_program"]
 class Patch(Protocol):
     """What is used of a patch here."""
 
-    MODULES: tuple[str, ...]
-    CLASSES: tuple[str, ...]
+    @property
+    def MODULES(self) -> tuple[str, ...]: ...  # noqa: N802  # what every patch calls it
+    @property
+    def CLASSES(self) -> tuple[str, ...]: ...  # noqa: N802
 
 
 class Patches(Protocol):
     """What is used of `Patching` here."""
 
-    patches: Mapping[str, Patch]
-
+    @property
+    def patches(self) -> Mapping[str, Patch]: ...
     def imported(self, module: ModuleType, name: str, *, anew: bool = False) -> None: ...
     def rebind(self) -> None: ...
     def on_uninstall(self, undo: Callable[[], object]) -> None: ...
