@@ -82,18 +82,28 @@ class Peer:
 
     def close(self) -> None:
         self.stopping.set()
-        for sock in (self._listener, *self._open):
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        accepting = self._threads[0]
+        _shut_down(self._listener)
+        accepting.join(120)  # one more may have been accepted just now
         self._listener.close()
-        for thread in list(self._threads):
-            thread.join(120)
+        for thread in self._threads[1:]:
+            for _ in range(1200):  # again: a socket that was being wrapped for TLS is another one now
+                for sock in list(self._open):
+                    _shut_down(sock)
+                thread.join(0.1)
+                if not thread.is_alive():
+                    break
 
     def __enter__(self) -> Peer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
