@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import threadsafe_timeout
 from threadsafe_timeout._interruption import pursuit as _pursuit
 
 # Every HTTP client, here and in the processes that tests start, reads the certificates it trusts: one instead of all
@@ -44,3 +45,22 @@ def no_leaked_threads() -> Iterator[None]:
     while _pursuit._targets and time.monotonic() < until:
         os.sched_yield()
     assert not _pursuit._targets, "a thread that has left its scope is still pursued"
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What stuck tasks wait for; set at the end, so that no thread outlives its test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No setting comes from the environment or from a pyproject.toml, and what the test installs is undone."""
+    for name in list(os.environ):
+        if name.startswith("THREADSAFE_TIMEOUT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    yield
+    threadsafe_timeout.uninstall()

@@ -7,21 +7,13 @@ import textwrap
 
 import pytest
 
-from threadsafe_timeout import install, uninstall
+from threadsafe_timeout import install
 from threadsafe_timeout._patching.install import installed
 from threadsafe_timeout._patching.versions import in_range
 from threadsafe_timeout.cli import main
 from threadsafe_timeout.doctor import examine, report
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-    for name in list(__import__("os").environ):
-        if name.startswith("THREADSAFE_TIMEOUT_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    yield
-    uninstall()
+pytestmark = pytest.mark.usefixtures("nothing_set")
 
 
 def doctor(capsys, *arguments):

@@ -9,18 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from threadsafe_timeout import SettingError, _settings, install, patched, uninstall
+from threadsafe_timeout import SettingError, _settings, install, patched
 from threadsafe_timeout._patching import install as _install
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path):
-    for name in list(__import__("os").environ):
-        if name.startswith("THREADSAFE_TIMEOUT_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    yield
-    uninstall()
+pytestmark = pytest.mark.usefixtures("nothing_set")
 
 
 def run_python(code: str, *, cwd: Path, name: str = "program.py", env=None) -> str:

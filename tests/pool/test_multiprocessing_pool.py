@@ -27,14 +27,6 @@ variable = contextvars.ContextVar("variable", default="default")
 
 
 @pytest.fixture
-def gate():
-    """An event that stuck tasks wait for; set at the end, so that no thread outlives its test."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-@pytest.fixture
 def limited():
     """Deadlines for all tasks; near ones for those that call `expire`: the others are to have all the time they need."""
     with patched(patches=("multiprocessing_pool",), task_timeout=LONG, grace=0.05):

@@ -21,14 +21,6 @@ from threadsafe_timeout.checkpoint import CheckpointWriter, load_checkpoint
 GRACE = 0.05
 
 
-@pytest.fixture
-def gate():
-    """An event that stuck tasks wait for; set at the end, so that no thread outlives its test."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 def stuck(gate: threading.Event) -> str:
     gate.wait(120)
     return "late"

@@ -29,13 +29,6 @@ running = threading.Event()
 """
 
 
-@pytest.fixture
-def gate():
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 def run_python(code: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],

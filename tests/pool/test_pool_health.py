@@ -20,13 +20,6 @@ GRACE = 0.05
 LONG = 120
 
 
-@pytest.fixture
-def gate():
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 def stuck(gate, *_arguments, begun=None):
     if begun is not None:
         begun.set()

@@ -21,13 +21,6 @@ GRACE = 0.05
 LONG = 120
 
 
-@pytest.fixture
-def gate():
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 class Big:
     """Something that one can see go."""
 

@@ -49,13 +49,6 @@ class Recorder:
         return [event.kind for event in self.events]
 
 
-@pytest.fixture
-def gate():
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 def warnings(caplog):
     return [record for record in caplog.records if record.levelno >= logging.WARNING]
 

@@ -47,13 +47,6 @@ GRACE = 0.05
 needs_interrupt = pytest.mark.skipif(_pursuit.support().mechanism is None, reason=_pursuit.support().detail)
 
 
-@pytest.fixture
-def gate():
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 def run_thread(function):
     thread = threading.Thread(target=function)
     thread.start()
