@@ -20,14 +20,14 @@ from typing import Any
 
 from threadsafe_timeout._introspection.secrets import MASK, is_name_of_secret, without_secrets
 
-__all__ = ["is_telling", "short_arguments"]
+__all__ = ["ELLIPSIS", "is_telling", "short_arguments"]
 
 _ALL, _EACH = 80, 40  # characters
 _NAME = 20  # of the name of a keyword
 _ITEMS, _DEPTH = 4, 2
 _LOOKED_AT = 512  # characters of a string: more are not shown, and not searched for secrets
 _BITS = 100  # of an int; writing a longer one may take long
-_ELLIPSIS = "…"
+ELLIPSIS = "…"
 _PATHS = (pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath)
 _name_of_type = type.__dict__["__name__"].__get__  # a metaclass may have one of its own
 _variables_of_type = type.__dict__["__dict__"].__get__
@@ -41,12 +41,12 @@ def short_arguments(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         parts += [_argument(name, value, name) for name, value in islice(kwargs.items(), _ALL)]
         return _joined(parts, _ALL, len(args) + len(kwargs))
     except Exception:  # the program changes a list while it is looked at, an object answers in a way of its own
-        return _ELLIPSIS
+        return ELLIPSIS
 
 
 def is_telling(arguments: str) -> bool:
     """Whether nothing was left out, so that calls with other arguments look otherwise."""
-    return bool(arguments) and not any(mark in arguments for mark in (_ELLIPSIS, MASK, "<"))
+    return bool(arguments) and not any(mark in arguments for mark in (ELLIPSIS, MASK, "<"))
 
 
 def _argument(keyword: str, value: Any, name: str) -> str:
@@ -151,14 +151,14 @@ def _joined(parts: list[str], room: int, number: int) -> str:
             text = text or _cut(part, room - 3)
             break
         text = longer
-    return f"{text}, {_ELLIPSIS}" if text else _ELLIPSIS
+    return f"{text}, {ELLIPSIS}" if text else ELLIPSIS
 
 
 # Text
 
 
 def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: max(room - 1, 0)] + _ELLIPSIS
+    return text if len(text) <= room else text[: max(room - 1, 0)] + ELLIPSIS
 
 
 def _printable(text: str) -> str:
@@ -179,4 +179,4 @@ def _quoted(text: str, room: int, *, end: bool = False) -> str:
             break
         letters.append(form)
     shown = "".join(reversed(letters) if end else letters)
-    return f"'{_ELLIPSIS}{shown}'" if end else f"'{shown}{_ELLIPSIS}'"
+    return f"'{ELLIPSIS}{shown}'" if end else f"'{shown}{ELLIPSIS}'"

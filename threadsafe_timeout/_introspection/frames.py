@@ -119,12 +119,11 @@ if sys.version_info < (3, 12) and hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-# Packages that wait on behalf of the code that is of interest, besides the standard library.
-_PLUMBING = frozenset({
-    "anthropic", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "requests", "threadsafe_timeout",
-    "threadsafe_timeout_patches", "urllib3", "wrapt",
-})  # fmt: skip
 _OURS = frozenset({"threadsafe_timeout", "threadsafe_timeout_patches"})
+# Packages that wait on behalf of the code that is of interest, besides the standard library.
+_PLUMBING = _OURS | {
+    "anthropic", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "requests", "urllib3", "wrapt",
+}  # fmt: skip
 _BEGINS = frozenset({"_bootstrap", "_bootstrap_inner", "run"})  # in `threading`: what begins any thread
 _STANDARD = os.path.dirname(os.__file__) + os.sep  # a string, as co_filename is
 _INSTALLED = ("site-packages", "dist-packages")

@@ -15,13 +15,12 @@ from contextvars import Context
 from types import FunctionType, MethodType
 from typing import Any
 
-from threadsafe_timeout._introspection.arguments import is_telling, short_arguments
+from threadsafe_timeout._introspection.arguments import ELLIPSIS, is_telling, short_arguments
 from threadsafe_timeout._introspection.frames import is_installed
 
 __all__ = ["called", "name_of"]
 
 _DEPTH = 10  # wrappers in wrappers
-_ELLIPSIS = "…"
 # Where callable objects keep what they call.
 _ATTRIBUTES = ("__wrapped__", "func", "function", "fn", "_func", "_function", "_fn")
 
@@ -36,10 +35,10 @@ def called(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], number
     name = name_of(function, args)
     try:
         inner, inner_args, keywords = _innermost(function, args, kwargs)
-        arguments = _ELLIPSIS if inner_args is None else short_arguments(inner, inner_args, keywords)
+        arguments = ELLIPSIS if inner_args is None else short_arguments(inner, inner_args, keywords)
     except Exception:  # as in `_name`
-        arguments = _ELLIPSIS
-    if arguments not in ("", _ELLIPSIS):
+        arguments = ELLIPSIS
+    if arguments not in ("", ELLIPSIS):
         name += f"({arguments})"
     return name if is_telling(arguments) else f"{name} #{number}"
 
