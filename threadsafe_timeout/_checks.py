@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
 
-__all__ = ["check_callable", "check_instant", "check_seconds", "check_wait", "check_whole", "in_seconds"]
+from threadsafe_timeout._typing import Any
+
+__all__ = [
+    "check_callable", "check_instant", "check_seconds", "check_wait", "check_whole", "in_seconds",
+    "missing_for_cluster",
+]  # fmt: skip
 
 _HUGE = 1 << 62  # an int from here on may be more than a float takes
 _NUMBERS = frozenset({float, int})
@@ -53,6 +57,19 @@ def check_whole(parameter: str, value: Any, least: int = 0) -> int:
 def check_callable(parameter: str, value: Any) -> None:
     if not callable(value):
         raise TypeError(f"{parameter} must be callable, got {value!r}")
+
+
+def missing_for_cluster() -> str | None:
+    """The name of a package of the extra `cluster` that is not there, or None. Imports none of them."""
+    from importlib.util import find_spec
+
+    for name in ("distributed", "pebble", "cloudpickle"):
+        try:
+            if find_spec(name) is None:
+                return name
+        except ValueError:  # of what stands in `sys.modules` in its place
+            return name
+    return None
 
 
 def _number(parameter: str, value: Any) -> float:

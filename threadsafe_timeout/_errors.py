@@ -6,21 +6,26 @@ catching: a missed deadline is a `TimeoutError`, a missing extra an `ImportError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from threadsafe_timeout._text import Place, place, shown
+from threadsafe_timeout._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from threadsafe_timeout._scopes.clean_up import CleanUp
     from threadsafe_timeout._scopes.scope import CancelScope
 
 __all__ = [
     "Cancelled",
+    "CannotBeSent",
+    "ClusterLost",
     "DeadlineExceeded",
     "LoopDetected",
     "MissingExtraError",
     "PoolExhausted",
     "SettingError",
+    "TaskPoisoned",
+    "TaskProcessDied",
     "ThreadsafeTimeoutError",
 ]
 
@@ -110,6 +115,7 @@ class Cancelled(BaseException):
     _clean_up: CleanUp | None = None  # what may be done by code that handles this one
     _attempt = 0  # the number of the refusal that it is, or came from
     _where: Place | None = None  # where in the program's code the cancellation was met first
+    _reason: str | None = None  # of a copy in another process, whose `scope` is None
 
     def __init__(self) -> None:
         raise TypeError("Cancelled cannot be constructed: call cancel() on a scope or a CancelSource")
@@ -120,8 +126,23 @@ class Cancelled(BaseException):
         exc.scope = scope
         return exc
 
+    def _why(self) -> str | None:
+        scope: CancelScope | None = self.scope
+        return self._reason if scope is None else scope.reason
+
     def __str__(self) -> str:
-        return f"cancelled: {shown(self.scope.reason)}"
+        return f"cancelled: {shown(self._why())}"
+
+    def __reduce__(self) -> tuple[Callable[..., Cancelled], tuple[str | None, Place | None]]:
+        # It does not leave its scope, but it is the cause of what does, and some packages send that along.
+        return _copy_of_cancelled, (self._why(), self._where)
+
+
+def _copy_of_cancelled(reason: str | None, where: Place | None) -> Cancelled:
+    copy = Cancelled.__new__(Cancelled)
+    copy.scope = None  # type: ignore[assignment]
+    copy._reason, copy._where = reason, where
+    return copy
 
 
 class LoopDetected(ThreadsafeTimeoutError, RuntimeError):
@@ -143,6 +164,8 @@ class LoopDetected(ThreadsafeTimeoutError, RuntimeError):
 class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
     """More abandoned threads are alive than `max_abandoned` allows, so the pool takes no more work.
 
+    (Of an `AsyncPool`: abandoned coroutines.)
+
     - `abandoned`: how many are alive. This can exceed the limit by the number of workers, because those that are at
       work when the limit is passed may get stuck too, and are not replaced.
     - `limit`: how many may be alive
@@ -155,9 +178,10 @@ class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
         abandoned: int,
         limit: int,
         holders: tuple[tuple[str, tuple[str, int, str] | None], ...] = (),
+        what: str = "threads",
     ) -> None:
         text = (
-            f"pool {pool!r}: {abandoned} abandoned threads are alive and max_abandoned is {limit}, so it takes no more "
+            f"pool {pool!r}: {abandoned} abandoned {what} are alive and max_abandoned is {limit}, so it takes no more "
             "work; see the log for their stacks, end the run and resume it, or raise max_abandoned"
         )
         for task, where in holders[:_HOLDERS]:
@@ -169,9 +193,10 @@ class PoolExhausted(ThreadsafeTimeoutError, RuntimeError):
         self.abandoned = abandoned
         self.limit = limit
         self.holders = holders
+        self._what = what
 
     def __reduce__(self) -> tuple[type[PoolExhausted], tuple[object, ...]]:
-        return type(self), (self.pool, self.abandoned, self.limit, self.holders)
+        return type(self), (self.pool, self.abandoned, self.limit, self.holders, self._what)
 
 
 class SettingError(ThreadsafeTimeoutError, ValueError):
@@ -185,3 +210,101 @@ class SettingError(ThreadsafeTimeoutError, ValueError):
 
     def __reduce__(self) -> tuple[type[SettingError], tuple[str, str, str]]:
         return type(self), (self.name, self.source, self.problem)
+
+
+class CannotBeSent(ThreadsafeTimeoutError, TypeError):
+    """A task that was to run in another process has an argument, a result or an error that cannot be sent there.
+
+    `path` says which part of it: `agent.client._lock`. `kind` is the type of that part.
+    """
+
+    def __init__(self, path: str, kind: str) -> None:
+        what = path if path.startswith("the ") else f"task argument {path!r}"
+        text = f"{what} (a {kind}) cannot be sent to another process"
+        if path.startswith("function"):
+            text += "; a task_factory can make the function anew there (docs/scaling.md)"
+        super().__init__(text)
+        self.path = path
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[CannotBeSent], tuple[str, str]]:
+        return type(self), (self.path, self.kind)
+
+
+class TaskPoisoned(ThreadsafeTimeoutError, RuntimeError):
+    """A task is not run, because `run --supervise` found that it brings the program down: its status is `poison`.
+
+    - `key`: what it is saved under
+    - `path`: the journal that says so
+    - `ended`: how each start of the program ended that it was to blame for, in words
+    - `name`: what the task is called, if that is known
+    """
+
+    def __init__(self, key: str | int, path: str, ended: tuple[str, ...] = (), name: str | None = None) -> None:
+        times = f"{len(ended)} times" if len(ended) != 1 else "once"
+        how = "; ".join(dict.fromkeys(ended)) or "how is not known"
+        super().__init__(
+            f"task {self._called(key, name)} is not run: it has brought the program down {times} ({how}), and is "
+            f"marked poison in {shown(path)}. To have it tried again, start with retry=poison (for tasks saved by "
+            "--save also with resume=always), or give open_run(retry={'poison'})"
+        )
+        self.key = key
+        self.path = path
+        self.ended = ended
+        self.name = name
+
+    @staticmethod
+    def _called(key: str | int, name: str | None) -> str:
+        return shown(key) if name in (None, str(key)) else f"{shown(name)} ({shown(key)})"
+
+    def __reduce__(self) -> tuple[type[TaskPoisoned], tuple[object, ...]]:
+        return type(self), (self.key, self.path, self.ended, self.name)
+
+
+class ClusterLost(ThreadsafeTimeoutError, OSError):
+    """The scheduler of a Dask cluster could not be reached, or a task's nodes were lost again and again.
+
+    `address` is the scheduler's.
+    """
+
+    def __init__(self, address: str, problem: str) -> None:
+        super().__init__(f"the Dask cluster at {shown(address)} {problem}")
+        self.address = address
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[ClusterLost], tuple[str, str]]:
+        return type(self), (self.address, self.problem)
+
+
+class TaskProcessDied(ThreadsafeTimeoutError, RuntimeError):
+    """The process of a task with `isolate="process"` ended without an answer.
+
+    - `name`: the name of the task
+    - `exitcode`: what it ended with; None if that is not known, or if a signal ended it
+    - `signal`: the number of the signal that ended it, or None
+    - `pid`: the number that the process had
+    """
+
+    def __init__(self, name: str | None, status: int | None, pid: int | None = None) -> None:
+        self.name = name
+        self.pid = pid
+        self.signal = -status if status is not None and status < 0 else None
+        self.exitcode = status if status is not None and status >= 0 else None
+        self._status = status
+        super().__init__(f"the process of task {shown(name)} {self._end()}")
+
+    def _end(self) -> str:
+        if self.signal is not None:
+            try:
+                import signal  # here: with the enums it makes, its import takes longer than that of this module
+
+                name = signal.Signals(self.signal).name
+            except ValueError:
+                name = "a signal"
+            return f"was ended by {name} (signal {self.signal})"
+        if self.exitcode is None:
+            return "ended without an answer"
+        return f"exited with code {self.exitcode} before it had an answer"
+
+    def __reduce__(self) -> tuple[type[TaskProcessDied], tuple[object, ...]]:
+        return type(self), (self.name, self._status, self.pid)

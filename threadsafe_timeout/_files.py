@@ -1,11 +1,14 @@
-"""Whether a file can be written, asked before the work whose result it is to hold."""
+"""Whether a file can be written, asked before the work whose result it is to hold; and what keeps ours out of git."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
-__all__ = ["why_not_creatable", "why_not_writable"]
+__all__ = ["OURS", "keep_out_of_git", "why_not_creatable", "why_not_writable"]
+
+OURS = ".threadsafe_timeout"  # the folder that is for our files alone, unless a setting names another
 
 
 def why_not_writable(path: str | os.PathLike[str]) -> str | None:
@@ -48,3 +51,10 @@ def why_not_creatable(path: str | os.PathLike[str]) -> str | None:
             return None
     except OSError as error:
         return f"no file can be made in {parent} ({error.strerror})"
+
+
+def keep_out_of_git(folder: str | os.PathLike[str]) -> None:
+    """Have git pass over a folder that was just made for our files. (Not over one that was there: its owner may want to
+    keep them.)"""
+    with contextlib.suppress(OSError), open(os.path.join(folder, ".gitignore"), "x", encoding="utf-8") as file:
+        file.write("# Written by threadsafe-timeout with this folder.\n*\n")

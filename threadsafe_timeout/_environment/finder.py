@@ -16,15 +16,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, ModuleType
-from typing import Any, Protocol
+
+from threadsafe_timeout._typing import Any, Protocol
 
 __all__ = ["glance", "look", "namespace_of", "unwatch", "watch"]
 
 
 class Arrived(Protocol):
-    """What is told of a wanted module; `anew`: it has just been run and is another than before."""
+    """What is told of a wanted module; `anew`: it has just been run and is another than before; `first`: for the first
+    time, so nobody has anything of it but what was imported since."""
 
-    def __call__(self, module: ModuleType, name: str, *, anew: bool) -> None: ...
+    def __call__(self, module: ModuleType, name: str, *, anew: bool, first: bool = False) -> None: ...
 
 
 _modules = sys.modules
@@ -33,15 +35,18 @@ _wanted: frozenset[str] = frozenset()
 _seen: list[Any] = []  # what `sys.modules` had under each of the names, once that was told
 _count = -1  # of modules, at the last look
 _arrived: Arrived | None = None
-_lock: Any = None  # held by who tells
+_expected: Callable[[str], bool] | None = None
+_lock: Any = None  # held by the thread that calls _arrived
 _restore: list[Callable[[], None]] = []
 
 
-def watch(names: Iterable[str], arrived: Arrived, lock: Any) -> None:
+def watch(names: Iterable[str], arrived: Arrived, expected: Callable[[str], bool], lock: Any) -> None:
     """Have `arrived(module, name, anew=…)` called for each of these modules that is there and ready, and for each that
-    comes. Those found by looking are told by the thread that looks, with `lock` held, or not at all if it is not free.
+    comes. Those found by looking are told by the thread that looks, with `lock` held, or not at all if it is not free;
+    `expected(name)` is called before that, without the lock: whoever is told may need imports, and another thread may
+    be in the middle of those and want the lock. If it returns False, the next look tells of that module.
     """
-    global _names, _wanted, _seen, _count, _arrived, _lock
+    global _names, _wanted, _seen, _count, _arrived, _expected, _lock
     import importlib.util
 
     from threadsafe_timeout._environment.loader import attach
@@ -49,7 +54,7 @@ def watch(names: Iterable[str], arrived: Arrived, lock: Any) -> None:
     unwatch()
     _names = tuple(dict.fromkeys(names))
     _wanted, _seen, _count = frozenset(_names), [_names] * len(_names), -1  # which is no module
-    _arrived, _lock = arrived, lock
+    _arrived, _expected, _lock = arrived, expected, lock
     for place in (importlib._bootstrap, importlib.util):
         original = getattr(place, "_find_spec", None)
         if original is not None:  # else another interpreter's, where looking has to do
@@ -74,18 +79,18 @@ def _replace(place: ModuleType, original: Callable[..., Any], attach: Callable[.
 
 def unwatch() -> None:
     """Tell nobody any more."""
-    global _names, _wanted, _seen, _arrived, _lock
-    _arrived = _lock = None
+    global _names, _wanted, _seen, _arrived, _expected, _lock
+    _arrived = _expected = _lock = None
     _names, _wanted, _seen = (), frozenset(), []
     while _restore:
         _restore.pop()()
 
 
-def _told(name: str, module: ModuleType, changed: bool) -> None:
+def _told(name: str, module: ModuleType, *, changed: bool, first: bool) -> None:
     """A wanted module was run."""
     arrived = _arrived
     if arrived is not None and name in _wanted:
-        arrived(_modules.get(name, module), name, anew=changed)  # it may have put another in its place
+        arrived(_modules.get(name, module), name, anew=changed, first=first)  # it may have put another in its place
 
 
 def glance() -> None:
@@ -97,17 +102,19 @@ def glance() -> None:
 def look() -> None:
     """Tell of wanted modules that came in unseen."""
     global _count
-    seen, names, lock = _seen, _names, _lock
-    if _arrived is None or lock is None or list(map(_modules.get, names)) == seen:
+    seen, names, lock, expected = _seen, _names, _lock, _expected
+    if _arrived is None or lock is None or expected is None or list(map(_modules.get, names)) == seen:
         return
+    count = len(_modules)
+    came = [(number, name, _modules.get(name)) for number, name in enumerate(names)]
+    came = [each for each in came if each[2] is not seen[each[0]] and (each[2] is None or _is_ready(each[2]))]
+    came = [each for each in came if each[2] is None or expected(each[1])]
     if not lock.acquire(blocking=False):
-        return  # somebody is at it; and he may be importing what this thread is running
+        return  # somebody is at it
     try:
-        count = len(_modules)
-        for number, name in enumerate(names):
-            module = _modules.get(name)
-            if module is seen[number] or (module is not None and not _is_ready(module)):
-                continue
+        for number, name, module in came:
+            if _modules.get(name) is not module:
+                continue  # it has changed meanwhile: the next look sees that
             if module is not None and _arrived is not None:
                 _arrived(module, name, anew=False)
             seen[number] = module

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
-from collections.abc import Callable
-from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-import wrapt
+__all__ = ["Ran", "attach"]
 
-__all__ = ["attach"]
 
-Ran = Callable[[str, ModuleType, bool], None]
+class Ran(Protocol):
+    """What is told of a module that was run; `changed`: it is another than before (one that is written in C may be run
+    once only); `first`: nobody can have anything of it yet but what was imported while it ran."""
+
+    def __call__(self, name: str, module: ModuleType, *, changed: bool, first: bool) -> None: ...
 
 
 class _Running(threading.local):
@@ -26,27 +28,53 @@ class _Running(threading.local):
 
 
 _running = _Running()
+_ran_before: set[str] = set()  # names of modules; `add` is one step
 
 
 def attach(spec: ModuleSpec, ran: Ran) -> None:
-    """Have `ran(name, module, changed)` called whenever this spec's loader has run a module; `changed`: it is another
-    than before (one that is written in C may be run once only)."""
+    """Have `ran` called whenever this spec's loader has run a module."""
     loader: Any = spec.loader
     if type(loader) is _Loader:
         return
+    first = spec.name not in sys.modules and spec.name not in _ran_before
     if issubclass(type(loader), importlib.util.LazyLoader):
         # It runs nothing; what it holds does, later.
         if type(loader.loader) is not _Loader:
-            loader.loader = _Loader(loader.loader, spec.name, ran)
+            loader.loader = _Loader(loader.loader, spec.name, ran, False)
     elif hasattr(loader, "exec_module"):  # else of the old kind, or none: a namespace
-        spec.loader = cast(Loader, _Loader(loader, spec.name, ran))
+        spec.loader = cast(Any, _Loader(loader, spec.name, ran, first))
 
 
-class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic in every version at run time
-    def __init__(self, loader: Any, name: str, ran: Ran) -> None:
-        super().__init__(loader)
-        self._self_name = name
-        self._self_ran = ran
+class _Loader:
+    """Not wrapt's proxy: wrapt takes longer to import than all that is imported here, and imports some of it."""
+
+    __slots__ = ("__wrapped__", "_first", "_name", "_ran")
+
+    def __init__(self, loader: Any, name: str, ran: Ran, first: bool) -> None:
+        for slot, value in zip(_Loader.__slots__, (loader, first, name, ran), strict=True):
+            object.__setattr__(self, slot, value)
+
+    @property  # type: ignore[misc]  # what isinstance() asks
+    def __class__(self) -> type:
+        return type(self.__wrapped__)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__wrapped__, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.__wrapped__, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.__wrapped__ == (other.__wrapped__ if type(other) is _Loader else other))
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
 
     def exec_module(self, module: ModuleType) -> None:
         loader = self.__wrapped__
@@ -67,4 +95,6 @@ class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic in ev
         finally:
             _running.modules.discard(id(module))
         same = namespace.keys() == before.keys() and all(namespace[name] is value for name, value in before.items())
-        self._self_ran(self._self_name, module, not same)
+        first = self._first and self._name not in _ran_before
+        _ran_before.add(self._name)
+        self._ran(self._name, module, changed=not same, first=first)

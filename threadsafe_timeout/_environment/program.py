@@ -8,22 +8,32 @@ are found when their own code makes a pool.
 from __future__ import annotations
 
 import builtins
+import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import FrameType, ModuleType
 from typing import Any, Protocol
 
 from threadsafe_timeout._environment import finder as _finder
 
-__all__ = ["look", "watch_program"]
+__all__ = ["look", "main_stem", "watch_program"]
+
+
+class Patch(Protocol):
+    """What is used of a patch here."""
+
+    @property
+    def MODULES(self) -> tuple[str, ...]: ...  # noqa: N802  # what every patch calls it
+    @property
+    def CLASSES(self) -> tuple[str, ...]: ...  # noqa: N802
 
 
 class Patches(Protocol):
     """What is used of `Patching` here."""
 
-    patches: dict[str, ModuleType]
-
+    @property
+    def patches(self) -> Mapping[str, Patch]: ...
+    def load(self, name: str) -> None: ...
     def imported(self, module: ModuleType, name: str, *, anew: bool = False) -> None: ...
     def rebind(self) -> None: ...
     def on_uninstall(self, undo: Callable[[], object]) -> None: ...
@@ -35,16 +45,13 @@ class _Program:
     def __init__(self, patching: Patches, lock: Any) -> None:
         self._patching = patching
         self._lock = lock  # guards the patches
-        self._classes = tuple(name for patch in patching.patches.values() for name in getattr(patch, "CLASSES", ()))
-        self._stems = frozenset(
-            name for patch in patching.patches.values() if hasattr(patch, "CLASSES") for name in patch.MODULES
-        )
+        self._classes = tuple(name for patch in patching.patches.values() for name in patch.CLASSES)
+        self._stems = frozenset(name for patch in patching.patches.values() if patch.CLASSES for name in patch.MODULES)
         self._endings = tuple(f"{stem}.py" for stem in self._stems)
         self._found: set[type] = set()  # guarded by _lock
 
     def watch_main(self) -> None:
-        main = sys.modules.get("__main__")
-        stem = Path(getattr(main, "__file__", None) or "").stem
+        main, stem = sys.modules.get("__main__"), main_stem()
         if main is None or stem not in self._stems:
             return
         if any(hasattr(main, name) for name in self._classes):
@@ -55,6 +62,7 @@ class _Program:
         def build_class(function: Any, name: str, /, *bases: Any, **kwargs: Any) -> Any:
             cls = original(function, name, *bases, **kwargs)
             if name in self._classes and cls.__module__ == "__main__" and _program is self:
+                self._patching.load(stem)  # without the lock, as every import
                 with self._lock:
                     self.take({"__name__": "__main__", name: cls}, stem)
                     self._patching.rebind()
@@ -87,12 +95,15 @@ class _Program:
             last = namespace
             file = namespace.get("__file__")
             if type(file) is str and file.endswith(self._endings):
-                self._look_at(namespace, Path(file).stem)
+                self._look_at(namespace, _stem(file))
 
     def _look_at(self, namespace: dict[str, Any], stem: str) -> None:
         if stem not in self._stems or _finder.namespace_of(sys.modules.get(stem)) is namespace:
             return  # in the latter case it was imported, which the finder sees
-        if not isinstance(namespace.get("__name__"), str) or not self._lock.acquire(blocking=False):
+        if not isinstance(namespace.get("__name__"), str):
+            return
+        self._patching.load(stem)  # without the lock, as every import
+        if not self._lock.acquire(blocking=False):
             return
         try:
             self.take(namespace, stem)
@@ -102,6 +113,15 @@ class _Program:
 
 
 _program: _Program | None = None
+
+
+def main_stem() -> str:
+    """The name of the program's file, without its ending."""
+    return _stem(getattr(sys.modules.get("__main__"), "__file__", None) or "")
+
+
+def _stem(file: str) -> str:
+    return os.path.splitext(os.path.basename(file))[0]  # `pathlib` would take longer to import than this module
 
 
 def watch_program(patching: Patches, lock: Any) -> None:

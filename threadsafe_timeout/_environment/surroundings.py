@@ -12,10 +12,12 @@ import functools
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Protocol
+
+from threadsafe_timeout._typing import Any, Protocol
 
 __all__ = [
-    "MONKEYS", "because_of", "copied_by_eventlet", "threads_replaced_by", "watch_monkey", "why_not",
+    "MONKEYS", "because_of", "copied_by_eventlet", "has_gil", "in_main_interpreter", "threads_replaced_by",
+    "watch_monkey", "why_not",
 ]  # fmt: skip
 
 MONKEYS = ("gevent.monkey", "eventlet.patcher")  # the modules that monkey-patch
@@ -33,9 +35,15 @@ class Patches(Protocol):
     def on_uninstall(self, undo: Callable[[], object]) -> None: ...
 
 
+def has_gil() -> bool:
+    """Whether one thread at a time runs Python code. Without that, the frames of others cannot be looked at, and no
+    call of C holds them up."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
 def why_not() -> str | None:
     """Why nothing can be patched here; None: it can."""
-    if not _in_main_interpreter():
+    if not in_main_interpreter():
         return "this is a sub-interpreter, and only the main one can be patched"
     other = _has_replaced(_OF_GEVENT, _OF_EVENTLET)
     return None if other is None else because_of(other)
@@ -50,7 +58,7 @@ def because_of(other: str) -> str:
 
 
 def threads_replaced_by() -> str | None:
-    """Who has made greenlets of the threads, if anybody has."""
+    """The library that has replaced threads by greenlets, if one has."""
     return _has_replaced(("_thread", "threading"), ("thread",))
 
 
@@ -119,7 +127,7 @@ def copied_by_eventlet() -> bool:
     return False
 
 
-def _in_main_interpreter() -> bool:
+def in_main_interpreter() -> bool:
     """False in a sub-interpreter. Some have no threads, others no daemons, and one that is destroyed while a thread of
     ours is alive takes the process with it."""
     try:

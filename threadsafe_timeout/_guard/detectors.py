@@ -27,8 +27,7 @@ class Searches(Detector):
         self._count = 0
 
     def said(self, turn: Turn) -> int:
-        only = turn.acts and all(action.search for action in turn.said.actions)
-        self._count = self._count + 1 if only else 0
+        self._count = self._count + 1 if turn.only_searches else 0
         return self._count
 
     def explain(self, count: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from threadsafe_timeout._checks import check_whole
 from threadsafe_timeout._guard.experience import Experience
 from threadsafe_timeout._guard.watch import Options, Watch, current_watch
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import deadlines as _deadlines
 
@@ -106,15 +107,34 @@ def _tools(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     watch = current_watch.get()
     if watch is None or watch.ended is not None:
         return function(*args, **kwargs)
-    results, cut_off = _bounded(watch, function, *args, **kwargs)
+    with _Told(watch):
+        results, cut_off = _bounded(watch, function, *args, **kwargs)
     if inspect.isawaitable(results):
         return _tools_later(watch, results)
     watch.heard_from_tools(results)
     return [] if cut_off else results
 
 
+class _Told:
+    """Tools that run, for observers."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        if _observer.tools_begin is not None:
+            _observer.tools_begin(self, self._watch.guard._searches)
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if _observer.tools_end is not None:
+            _observer.tools_end(self)
+
+
 async def _tools_later(watch: Watch, running: Awaitable[Any]) -> Any:
-    results, cut_off = await _bounded_later(watch, running)
+    with _Told(watch):
+        results, cut_off = await _bounded_later(watch, running)
     watch.heard_from_tools(results)
     return [] if cut_off else results
 

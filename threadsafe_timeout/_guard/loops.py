@@ -91,6 +91,7 @@ class LoopGuard:
         self._turn: Turn | None = None
         self._joining: Said | None = None
         self._finished = False
+        self._searches = 0  # turns in a row that only search, whether that has a limit or not
         self.turns = 0
         self.cut_answers = 0
         self.loop: Loop | None = None
@@ -162,6 +163,7 @@ class LoopGuard:
         turn = self._turn = Turn(self.turns, said)
         self.cut_answers += said.cut is not None
         self._streak.said(turn)
+        self._searches = self._searches + 1 if turn.only_searches else 0
         if self._passed and turn.acts and any(not action.look_up for action in said.actions):
             self._survived()
         for detector, limit in self._said:

@@ -78,6 +78,10 @@ class Turn:
         return bool(self.said.actions)
 
     @property
+    def only_searches(self) -> bool:
+        return self.acts and all(action.search for action in self.said.actions)
+
+    @property
     def polls(self) -> bool:
         return any(action.poll for action in self.said.actions)
 

@@ -16,6 +16,7 @@ from threadsafe_timeout._guard.loops import Loop, LoopGuard
 from threadsafe_timeout._guard.readers import check_names
 from threadsafe_timeout._guard.tags import mend
 from threadsafe_timeout._guard.tally import cut_answers
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import time_left as _time_left
 from threadsafe_timeout._settings import settings
@@ -237,8 +238,8 @@ def tell_pool(loop: Loop) -> None:
     while scope is not None:
         task = getattr(scope, "task", None)
         if task is not None:
-            from threadsafe_timeout._pool.telling import loop_ended  # loaded, as there is a task
-
-            loop_ended(task, loop.kind, loop.detail)
+            task._loop_ended(loop.kind, loop.detail)
             return
         scope = scope._parent
+    if _observer.looped is not None:
+        _observer.looped(loop.kind, loop.detail)

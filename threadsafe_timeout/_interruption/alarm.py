@@ -43,13 +43,12 @@ from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
-__all__ = ["Alarm", "Handler", "off_main_thread", "unset_all"]
+__all__ = ["Alarm", "Handler", "unset_all"]
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 _logger = logging.getLogger("threadsafe_timeout")
 _set: set[Alarm] = set()  # guarded by _timer.lock
-_main = threading.main_thread().ident  # changed by a fork only
 _OURS = frozenset({"threadsafe_timeout", "threadsafe_timeout_patches"})
 # When only these are left of what was running, the thread has gone on to something else.
 _RUNS_TASKS = frozenset({"concurrent", "multiprocessing", "threading"})
@@ -72,7 +71,8 @@ class Alarm(CancelScope):
         self._deadline = math.inf
         self._delivered = NOBODY
         self.cancelled_caught = False
-        self._budget = self._reason = self._callbacks = self._extras = self._frame = self._reset = None
+        self._budget = self._reason = self._callbacks = self._frame = self._reset = None
+        self._extras = self._task_cancellation = None
         self._entered_by = -1
         self._thread = get_ident()
         self.handler = handler
@@ -281,23 +281,11 @@ def _has_raise(function: object, depth: int) -> bool:
     return depth > 0 and any(_has_raise(inner, depth - 1) for inner in called if inspect.isroutine(inner))
 
 
-def off_main_thread() -> bool:
-    """Whether the real signal handlers cannot run in this thread."""
-    return get_ident() != _main
-
-
 def unset_all() -> None:
     """Unset the alarms of every thread."""
     for alarm in list(_set):
         alarm.unset()
 
 
-def _after_fork_in_child() -> None:
-    """A child inherits no alarms, and the thread that forked is its main thread."""
-    global _main
-    _main = get_ident()
-    unset_all()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=unset_all)  # a child inherits no alarms

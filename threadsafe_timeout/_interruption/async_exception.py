@@ -72,7 +72,7 @@ _FEWEST = 2  # steps, if another deadline is waiting to be looked after
 # The switch interval, in seconds: of a step, which the system makes 60 microseconds of; of a look between two.
 _STEP, _UNDISTURBED = 1e-6, 0.005
 _STILL, _STUCK = 5, 40  # times found in the same place without having computed, or at all: it is in C
-_PATIENCE = 1  # looks in vain before the collector is asked to help
+_PATIENCE = 1  # failed looks before the collector is asked to help
 _LAST_RESORT = 6  # and before the handler of an alarm is run where it has to raise
 
 # The function of the import system that executes a module. (Its name is private; without it, imports are slower.)
@@ -140,7 +140,7 @@ class AsyncException:
     longest = 0.02  # each look is an attempt
 
     def __init__(self) -> None:
-        self._failed: dict[int, int] = {}  # looks in vain, by thread ident
+        self._failed: dict[int, int] = {}  # failed looks, by thread ident
         # The GIL is held throughout. An object of our own: the attribute of `pythonapi` is everybody's, and to give
         # that one argument types breaks those who pass others (stopit, func_timeout).
         prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)

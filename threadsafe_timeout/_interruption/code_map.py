@@ -165,7 +165,7 @@ class CodeMap:
         return chain
 
     def lands(self, offset: int) -> int | None:
-        """On 3.11: the next instruction when an exception appears that was sent to who waits at `offset`. None if it
+        """On 3.11: the next instruction when an exception is raised that was sent to a thread at `offset`. None if it
         would not meet the handlers of that one: at a jump it meets those of what stands before the jump's target."""
         target = self._jumps.get(offset)
         if target is None:

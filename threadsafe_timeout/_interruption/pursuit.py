@@ -5,9 +5,9 @@ Guarantees:
 - The exception appears only inside the `with` block of the scope that owns it (or of the thread's own outermost scope
   inside that one), at the start of a line or the head of a loop, where `CodeMap` finds every clean-up in force: no
   `with` is skipped, every `finally` runs once, a lock taken just before `try:` is not lost.
-- Never in `__enter__`, `__exit__`, a finaliser, a coroutine, a `finally` body, under a shield, outside the scope's
-  own context, nor while a module that keeps locks of its own (`PROTECTED`) is anywhere on the stack above
-  the scope.
+- Never in `__enter__`, `__exit__`, a finaliser, a coroutine (but those that a task of an `AsyncPool` awaits), a
+  `finally` body, under a shield, outside the scope's own context, nor while a module that keeps locks of its own
+  (`PROTECTED`) is anywhere on the stack above the scope.
 - Politely first: once. After `grace` more seconds insistently: at every such line, in `except` bodies too.
 - Nothing is ever in flight when a scope is left.
 - A thread that is inside a C call is not reached before the call returns.
@@ -28,12 +28,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import get_ident
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from threadsafe_timeout._environment.surroundings import has_gil
 from threadsafe_timeout._interruption import code_map_check as _code_map_check
 from threadsafe_timeout._interruption.code_map import Verdict, code_map
 from threadsafe_timeout._introspection.frames import frames_of_others
@@ -58,8 +58,7 @@ _TRIED = ((3, 11), (3, 12), (3, 13), (3, 14), (3, 15))
 _LOOKS = 5  # and at least so many looks: on a busy machine the thread may not have had its turn
 
 
-@dataclass(frozen=True, slots=True)
-class Support:
+class Support(NamedTuple):
     """Whether this interpreter can interrupt running Python code: by which mechanism, or why not."""
 
     mechanism: str | None
@@ -99,7 +98,7 @@ def support() -> Support:
 def _refusal(version: tuple[int, int]) -> str | None:
     if sys.implementation.name != "cpython":
         return f"{sys.implementation.name} is not CPython"
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if not has_gil():
         return "without the GIL another thread's frames cannot be looked at safely"
     if version not in _TRIED:
         return f"not proven on CPython {version[0]}.{version[1]}"
@@ -232,7 +231,7 @@ def insist(ident: int) -> None:
 
 
 def dismiss(scope: CancelScope) -> None:
-    """`scope` was left: nothing is owed for it any more."""
+    """`scope` was left: nothing is to be raised for it any more."""
     with _timer.lock:  # even to look: whoever pursues it may have found it entered just now
         target = _targets.get(scope._thread)
         if target is not None and scope in target.scopes:
@@ -347,7 +346,7 @@ def _may_raise(frame: FrameType | None, offset: int, anchor: CancelScope, insist
             return False
         if frame is anchor._frame:
             return mapped.covered_by(offset, anchor._entered_by)
-        if mapped.asynchronous or is_protected(frame):
+        if (mapped.asynchronous and not anchor._through_coroutines) or is_protected(frame):
             return False
         if frame in anchor._armed_in:
             return True

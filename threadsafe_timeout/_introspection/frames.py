@@ -5,8 +5,9 @@
   waits for (https://github.com/python/cpython/issues/106883; fixed in 3.11.9 the way it is done here). While `f_back`
   makes a frame object, the thread whose frame it is may return from it. From 3.12 on the collector runs between
   instructions only.
-- Who looks holds a reference. If the function returns meanwhile, its local variables live as long as the frame, and
-  who lets go of it last runs their finalisers: the program's code, which may block, in a thread of ours that must not.
+- To look is to hold a reference. If the function returns meanwhile, its local variables live as long as the frame, and
+  the thread that drops it last runs their finalisers: the program's code, which may block, in a thread of ours that
+  must not.
   So what nobody else holds any more, when the look is over, is handed to a thread that is there for nothing else.
 """
 
@@ -22,13 +23,18 @@ from functools import partial
 from itertools import compress, count, repeat
 from operator import call, gt
 from types import FrameType, TracebackType
-from typing import Any
 
+from threadsafe_timeout._environment.surroundings import has_gil
 from threadsafe_timeout._text import Place
 from threadsafe_timeout._timing.daemon_thread import DaemonThread
+from threadsafe_timeout._typing import Any
 
-__all__ = ["current_frames", "frames_of_others", "is_installed", "is_users", "users_frame", "users_place"]
+__all__ = [
+    "current_frames", "frames_awaited", "frames_of_others", "is_installed", "is_users", "let_go", "place_of_frame",
+    "users_frame", "users_of", "users_place", "users_place_in",
+]  # fmt: skip
 
+_DEEPEST = 1000  # coroutines that await each other
 _lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
 _orphans: list[FrameType] = []  # to be let go of by another thread; single operations only, which are atomic
 
@@ -57,7 +63,7 @@ def frames_of_others(*idents: int) -> Iterator[dict[int, FrameType]]:
 
 
 def _looking(idents: Iterable[int]) -> Iterator[dict[int, FrameType]]:
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if not has_gil():
         yield {}  # what runs on meanwhile cannot be looked at: https://github.com/python/cpython/issues/118680
         return
     frames, held = sys._current_frames(), list[FrameType]()
@@ -68,7 +74,7 @@ def _looking(idents: Iterable[int]) -> Iterator[dict[int, FrameType]]:
         yield frames
     finally:
         frames.clear()
-        _let_go(held)
+        let_go(held)
 
 
 def _collect(frame: FrameType | None, held: list[FrameType]) -> None:
@@ -92,8 +98,9 @@ def _what_alone_counts() -> int:
 _ALONE = _what_alone_counts()
 
 
-def _let_go(held: list[FrameType]) -> None:
-    """Empty `held`. What nobody else holds goes to `_orphans` instead."""
+def let_go(held: list[FrameType]) -> None:
+    """Empty `held`. What nobody else holds is for another thread to let go of. To be called in the block of
+    `frames_of_others`, for other frames than those that it gives."""
     held[:] = {id(frame): frame for frame in held}.values()  # each once
     # Both steps in one call of C, in which no other thread runs: what is returned from between them would be ours.
     steps: tuple[Callable[[], None], ...] = (partial(_orphans.extend, _alone(held, _ALONE)), held.clear)
@@ -108,7 +115,7 @@ def _finish() -> None:
 
 
 def current_frames() -> dict[int, FrameType]:
-    """The top frame of each thread, by its ident: for who may run their finalisers."""
+    """The top frame of each thread, by its ident: for a caller that may run their finalisers."""
     with frames_of_others() as frames:
         return dict(frames)
 
@@ -117,6 +124,28 @@ if sys.version_info < (3, 12) and hasattr(os, "register_at_fork"):
     # Before the timer's lock, which is taken inside this one: what is registered last comes first. A child that is
     # forked in the middle of such a block would have no collector, and nobody to give the lock back.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def frames_awaited(coroutine: object) -> list[FrameType]:
+    """The frames of a suspended coroutine and of what it awaits, the innermost last. In another thread than its own, in
+    `frames_of_others()`."""
+    frames: list[FrameType] = []
+    while coroutine is not None and len(frames) < _DEEPEST:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        frame = frame or getattr(coroutine, "ag_frame", None)
+        if frame is None:
+            break
+        frames.append(frame)
+        coroutine = (
+            getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+            or getattr(coroutine, "ag_await", None)
+        )  # fmt: skip
+    return frames
+
+
+def place_of_frame(frame: FrameType) -> Place:
+    code = frame.f_code
+    return code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname
 
 
 _OURS = frozenset({"threadsafe_timeout", "threadsafe_timeout_patches"})
@@ -131,6 +160,10 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 def _is_standard(filename: str) -> bool:
     return filename.startswith((_STANDARD, "<frozen")) and not _is_in_packages(filename)
+
+
+def _is_ours(filename: str) -> bool:
+    return not _OURS.isdisjoint(filename.split(os.sep))
 
 
 def _is_in_packages(filename: str) -> bool:
@@ -161,6 +194,16 @@ def users_place(traceback: TracebackType | None) -> Place | None:
         entries.append((traceback.tb_frame, traceback.tb_lineno))
         traceback = traceback.tb_next
     return _users(reversed(entries))
+
+
+def users_place_in(frames: Iterable[FrameType]) -> Place | None:
+    """The same for frames, the innermost first, that do not call each other: those of a suspended coroutine."""
+    return _users((frame, frame.f_lineno) for frame in frames)
+
+
+def users_of(frames: Iterable[Place]) -> Place | None:
+    """The same for the frames of another process, the innermost first, as faulthandler writes them."""
+    return next((one for one in frames if not _is_standard(one[0]) and not _is_ours(one[0])), None)
 
 
 def _outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:

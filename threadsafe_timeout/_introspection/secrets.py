@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MASK", "is_name_of_secret", "without_secrets"]
+__all__ = ["MASK", "is_name_of_secret", "without_known_secrets", "without_secrets"]
 
 MASK = "***"
 
@@ -25,7 +25,7 @@ _SCHEME = re.compile(r"(?i:\bbearer)\s+\S+|(?i:\bbasic)\s+\S+[A-Z0-9]\S*|-----BE
 _WHOLE_LINE = re.compile(r"(?i)((?:authorization|cookie)[\"']?\s*[:=]\s*)[^\r\n]+")
 _LABELLED = re.compile(
     r"(?i)((?:key|token|secret|password|passwd|passphrase|pwd|auth|session|sessionid|session_id|credentials?)[\"']?\s*"
-    r"(?:[:=]|=>)\s*)(?:\"[^\"]*\"?|'[^']*'?|[^\s,;&]+)"
+    r"(?:[:=]|=>)\s*)(?:\"[^\"]*\"?|'[^']*'?|(?!\*\*\*)[^\s,;&]+)"
 )
 _WORD = re.compile(r"[^\s\"'<>(),;:]+")
 _LONG = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
@@ -50,6 +50,11 @@ def without_secrets(text: str) -> str:
     for pattern in (_WHOLE_LINE, _LABELLED):
         text = pattern.sub(rf"\g<1>{MASK}", text)
     return _WORD.sub(_without_random, text)
+
+
+def without_known_secrets(text: str) -> str:
+    """The same for names that somebody chose: long random text may be what tells one from another, and stays."""
+    return _IN_ADDRESS.sub(rf"\g<1>{MASK}@", _SCHEME.sub(MASK, _KNOWN.sub(MASK, text)))
 
 
 def _without_random(found: re.Match[str]) -> str:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import math
 from contextvars import Context, ContextVar
 from threading import get_ident
-from typing import TYPE_CHECKING, Protocol
 
 from threadsafe_timeout._scopes import clean_up as _clean_up
 from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.scope import CancelScope
@@ -165,7 +165,7 @@ def check_cancelled() -> None:
 
 
 def run_due_alarms() -> None:
-    """Run the handlers of alarms that are due: for who is told of cancelled scopes in another way."""
+    """Run the handlers of alarms that are due: for code that learns of cancelled scopes in another way."""
     while (scope := cancelled_scope()) is not None and scope._once:
         scope._deliver()
 

@@ -27,12 +27,12 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._introspection.frames import users_frame
 from threadsafe_timeout._text import Place
 from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.scope import CancelScope
@@ -201,7 +201,7 @@ class Evidence:
         if self._since is not None and scope._frame not in self._since and not scope._once:
             until = max(until, longest)
         if self._asynchronous and not scope._once:
-            task = scope._extras.task if scope._extras is not None else None
+            task = scope._task_cancellation
             if task is None:
                 until = max(until, longest)
             elif task.asked_at is not None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from threadsafe_timeout._errors import DeadlineExceeded
 from threadsafe_timeout._introspection.places import place_of
 from threadsafe_timeout._scopes.scope import CancelScope, new, prepare
 from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Literal, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = ["FailScope", "deadline", "fail_at", "move_on_after", "move_on_at"]
 
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def deadline(seconds: float | None, *, name: str | None = None) -> FailScope:

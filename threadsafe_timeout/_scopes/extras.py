@@ -1,9 +1,11 @@
-"""What few scopes have: a token to listen to, a task to cancel, and what is to be undone at the edge."""
+"""What few scopes have: a token to listen to, and what is to be undone at the edge. And a task to cancel."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+
+from threadsafe_timeout._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.coroutines import TaskCancellation
@@ -17,21 +19,20 @@ __all__ = ["Extras", "enter_task", "listen"]
 class Extras:
     """The extras of one scope, made when it needs the first of them."""
 
-    __slots__ = ("pursued", "registrations", "task", "token")
+    __slots__ = ("asked", "pursued", "registrations", "token")
 
     def __init__(self, token: CancelToken | None) -> None:
         self.token = token
         self.pursued = False
-        self.task: TaskCancellation | None = None
+        self.asked = False  # whether asyncio has cancelled the task for the scope; set when that is left
         self.registrations: list[Registration | TokenRegistration] = []
 
-    def leave(self, exc: BaseException | None) -> bool:
-        """At the edge; True if `exc` is the task's cancellation that the scope asked for."""
+    def leave(self) -> bool:
+        """At the edge; whether the scope's thread was to be interrupted."""
         for registration in self.registrations:
             registration.unregister()
         self.registrations.clear()
-        task, self.task = self.task, None
-        return task is not None and task.leave(exc)
+        return self.pursued
 
 
 def listen(scope: CancelScope) -> None:
@@ -44,14 +45,18 @@ def listen(scope: CancelScope) -> None:
         scope._pursue()
 
 
+_for_current_task: Callable[[CancelScope], TaskCancellation | None] | None = None
+
+
 def enter_task(scope: CancelScope) -> None:
     """On entry, in a coroutine: have the asyncio task cancelled with the scope."""
-    if "asyncio" not in sys.modules:
-        return
-    from threadsafe_timeout._scopes.coroutines import TaskCancellation
+    global _for_current_task
+    if _for_current_task is None:
+        if "asyncio" not in sys.modules:
+            return
+        from threadsafe_timeout._scopes.coroutines import for_current_task
 
-    task = TaskCancellation.of_current_task(scope)
-    if task is not None:
-        scope._extra().task = task
-        if scope._cancelled:
-            task.cancel()
+        _for_current_task = for_current_task  # an import statement for each scope would cost more
+    scope._task_cancellation = task = _for_current_task(scope)
+    if scope._cancelled and task is not None:
+        task.cancel()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from threadsafe_timeout._errors import Cancelled
+from threadsafe_timeout._scopes import expiry as _expiry
 from threadsafe_timeout._scopes.around import current
+from threadsafe_timeout._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.scope import CancelScope
@@ -18,6 +19,7 @@ def close(left: CancelScope, exc: BaseException | None, own: bool) -> bool:
     """Leave a cancelled scope: whether its edge swallows `exc`. `own`: it is what this scope asked a task for."""
     for clean_up in list(left._delivered.values()):
         clean_up.forget()
+    _expiry.left(left, exc)
     if isinstance(exc, BaseExceptionGroup):
         return _close_group(left, exc, own)
     return left._close(exc, own or (isinstance(exc, Cancelled) and exc.scope is left))

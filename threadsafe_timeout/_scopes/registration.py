@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
 
+from threadsafe_timeout._log import logger
 from threadsafe_timeout._scopes import clean_up as _clean_up
 from threadsafe_timeout._scopes.around import chain, current, hidden_task, workers
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
+from threadsafe_timeout._typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.clean_up import Evidence
@@ -20,7 +20,6 @@ __all__ = ["Registration", "attach_here", "on_cancel", "run_all"]
 
 # Not by the name that is imported: from 3.12 on, calling a method of that makes a bound method each time.
 _current = current
-_logger = logging.getLogger("threadsafe_timeout")
 
 
 class _Runnable(Protocol):
@@ -132,7 +131,7 @@ class Registration:
                 try:
                     self._callback()
                 except Exception:
-                    _logger.exception("threadsafe-timeout: waking a cancelled call failed; it ends at its own timeout")
+                    logger().exception("threadsafe-timeout: waking a cancelled call failed; it ends at its own timeout")
 
     def unregister(self) -> None:
         """Forget the callback. Once this returns it is not running and will not run."""

@@ -25,11 +25,11 @@ from collections.abc import Awaitable, Collection
 from contextvars import Token
 from threading import get_ident
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from threadsafe_timeout._checks import check_instant, check_seconds
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._scopes import clean_up as _clean_up
+from threadsafe_timeout._scopes import expiry as _expiry
 from threadsafe_timeout._scopes.around import ACTIVE, DONE, NEW, chain, current
 from threadsafe_timeout._scopes.clean_up import NOBODY, Deliveries
 from threadsafe_timeout._scopes.extras import Extras, enter_task, listen
@@ -38,13 +38,17 @@ from threadsafe_timeout._scopes.registration import Registration, run_all
 from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
+from threadsafe_timeout._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import Self, TypeVar
+
+    from threadsafe_timeout._scopes.coroutines import TaskCancellation
     from threadsafe_timeout._scopes.tokens import CancelToken
 
-__all__ = ["CancelScope", "new", "prepare"]
+    S = TypeVar("S", bound="CancelScope")
 
-S = TypeVar("S", bound="CancelScope")
+__all__ = ["CancelScope", "new", "prepare"]
 
 _INFINITY = math.inf
 # Code flags: a coroutine, an asynchronous generator; and a generator, which may be the context manager of a coroutine.
@@ -72,13 +76,13 @@ class CancelScope:
     # Slots, and set in one straight line: attributes in a dictionary would cost more than all the rest of a scope.
     __slots__ = (
         "__weakref__", "_budget", "_callbacks", "_cancelled", "_deadline", "_delivered", "_entered_at", "_entered_by",
-        "_entry", "_extras", "_frame", "_parent", "_progress", "_reason", "_reset", "_state", "_thread",
-        "cancelled_caught", "name",
+        "_entry", "_extras", "_frame", "_parent", "_progress", "_reason", "_reset", "_state",
+        "_task_cancellation", "_thread", "cancelled_caught", "name",
     )  # fmt: skip
 
     _shield_until = -math.inf  # for shields a slot
     _fenced = False  # for a pool's tasks a slot
-    _of_task = False  # whether it is one of those
+    _of_task = _through_coroutines = False  # whether it is one; whether an interrupt passes coroutines it awaits
     _inherited = False  # whether it is a shield that nobody enters
     _fails = False  # whether it raises `DeadlineExceeded` at its edge
     _once = False  # alarms, which have no block, are owed once, and the rest of this (see `alarm`)
@@ -94,6 +98,7 @@ class CancelScope:
     _callbacks: dict[Registration, None] | None  # guarded by _timer.lock
     _entry: _timer.Entry | None  # guarded by _timer.lock
     _extras: Extras | None
+    _task_cancellation: TaskCancellation | None  # in a coroutine, while inside
     # Set on entry, by the thread that enters:
     _thread: int  # its ident
     _frame: FrameType | None  # the frame whose `with` this is, while inside; what an interrupt looks for
@@ -161,8 +166,7 @@ class CancelScope:
             callbacks = list(self._callbacks or ())
             if self._entry is not None:
                 _timer.disarm(self._entry)
-        extras = self._extras
-        task = extras.task if extras is not None else None
+        task = self._task_cancellation
         if task is not None:
             task.cancel()
         try:
@@ -223,7 +227,7 @@ class CancelScope:
                     self._extras = Extras(None)
         return self._extras
 
-    def __exit__(  # noqa: PLR0912  # the hot path: no calls
+    def __exit__(  # the hot path: no calls
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._state = DONE
@@ -252,11 +256,10 @@ class CancelScope:
             else:
                 _current.set(self._parent)
         self._reset = None  # it holds the context
-        own = False
-        if self._extras is not None:
-            own = self._extras.leave(exc)
-            if self._extras.pursued:
-                _dismiss(self)
+        task, self._task_cancellation = self._task_cancellation, None
+        own = task is not None and task.leave(exc)
+        if self._extras is not None and self._extras.leave():
+            _dismiss(self)
         if inside is not self:
             misnested(self, inside, frame, exc)
         if not self._cancelled:
@@ -285,9 +288,9 @@ class CancelScope:
                 _timer.disarm(self._entry)
 
     def _expire(self) -> None:
-        if self._deadline > _clock.monotonic():
-            return  # moved while it was being taken off the heap; it is watched again
-        self._cancel("deadline", interrupt=True)
+        # Else it was moved while it was being taken off the heap; it is watched again.
+        if self._deadline <= _clock.monotonic() and self._cancel("deadline", interrupt=True):
+            _expiry.expired(self)
 
     def _survives_fork(self) -> bool:
         """Whether it is one of the thread's that forked: the others are not in the child."""
@@ -297,7 +300,7 @@ class CancelScope:
         return scope is self
 
     def _deliver(self, frame: FrameType | None = None) -> None:
-        """Raise what is owed, in the thread that owes it; `frame` is where it is, if it was interrupted."""
+        """Raise the cancellation, in the scope's thread; `frame` is where the thread is, if it was interrupted."""
         raise self._owed(frame)
 
     def _owed(self, frame: FrameType | None = None) -> Cancelled | DeadlineExceeded:
@@ -361,7 +364,7 @@ def prepare(scope: S, name: str | None, seconds: float | None) -> S:
     scope._delivered = NOBODY
     scope._state = NEW
     scope._deadline = _INFINITY
-    scope._reason = scope._callbacks = scope._entry = scope._extras = None
+    scope._reason = scope._callbacks = scope._entry = scope._extras = scope._task_cancellation = None
     if seconds is None or (seconds.__class__ is float and seconds >= 0):
         scope._budget = seconds
     else:

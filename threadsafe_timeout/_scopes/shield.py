@@ -12,13 +12,16 @@ from contextvars import Context, copy_context
 from sys import _getframe
 from threading import get_ident
 from types import FrameType, TracebackType
-from typing import ClassVar, Self
 
 from threadsafe_timeout._checks import check_seconds
 from threadsafe_timeout._scopes.around import ACTIVE, chain, current, kept_out, workers
 from threadsafe_timeout._scopes.scope import CancelScope, prepare
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
+from threadsafe_timeout._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import ClassVar, Self
 
 __all__ = ["Shield", "context_for_children", "context_outside", "fence", "is_fenced", "shield"]
 # Not by the name that is imported: from 3.12 on, calling a method of that makes a bound method each time.
@@ -43,7 +46,7 @@ class Shield(CancelScope):
     __slots__ = ("_grace", "_lowering", "_shield_until")
     _grace: float
     _lowering: _timer.Entry | None  # guarded by _timer.lock; a deadline of its own has the other entry
-    # For who looks at the thread from outside: a new set whenever one changes. Replaced under _timer.lock.
+    # For other threads that look at this one: a new set whenever one changes. Replaced under _timer.lock.
     active: ClassVar[frozenset[Shield]] = frozenset()
 
     def __enter__(self, _frame: FrameType | None = None) -> Self:

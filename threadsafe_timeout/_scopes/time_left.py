@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from threadsafe_timeout._scopes import clean_up as _clean_up
 from threadsafe_timeout._scopes.around import DONE, chain, current, hidden_task, workers
 from threadsafe_timeout._timing import clock as _clock
+from threadsafe_timeout._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from threadsafe_timeout._scopes.scope import CancelScope

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
-from typing import Protocol
+
+from threadsafe_timeout._typing import Protocol
 
 __all__ = ["Clock", "SystemClock", "get_clock", "monotonic", "set_clock", "thread_time", "wait", "wall_time"]
 

@@ -16,9 +16,10 @@ import weakref
 from _thread import LockType
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
 
-__all__ = ["DaemonThread", "release", "threads_inherit"]
+from threadsafe_timeout._typing import Any
+
+__all__ = ["DaemonThread", "is_ours", "release", "threads_inherit"]
 
 _TAKES_CONTEXT = sys.version_info >= (3, 14)
 
@@ -28,8 +29,13 @@ def threads_inherit() -> bool:
     return bool(getattr(sys.flags, "thread_inherit_context", False))
 
 
+def is_ours(thread: threading.Thread) -> bool:
+    """Whether it is one of the library's own for the whole process, which runs nothing of the program's."""
+    return thread.name.startswith("threadsafe-timeout-")
+
+
 def release(lock: LockType) -> None:
-    """Wake who waits for `lock`, if he was not woken already. Without a look first: another may be doing the same."""
+    """Wake the thread that waits for `lock`, if nothing has. Without a look first: another may be doing the same."""
     try:
         lock.release()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What the first interrupt needs, loaded before it is needed.
+"""What the first interrupt needs, loaded before it is needed; and what a patch wants to have loaded in the same way.
 
 An import reads files, and whoever does that gives the GIL away at each one. Against a thread that computes it gets the
 GIL back five milliseconds later, each time: the first interrupt of a process came up to 0.4 s late. So the timer thread
@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from importlib import import_module
 
-__all__ = ["have_forks_wait", "load_next", "wanted"]
+__all__ = ["also", "have_forks_wait", "load", "load_next", "wanted"]
 
 # By name: they stand above the timer, which does not know them. From the ground up, so that each is a short step.
 _MODULES = [
@@ -24,20 +25,33 @@ if sys.version_info < (3, 12):
     _MODULES.insert(0, "ctypes")
 
 wanted = True  # there is something left to load
-_left = iter(_MODULES)
+_left = deque(_MODULES)
 # Held while a module is loaded. A fork waits for it: in the child nobody would finish the import, and whoever needs the
 # module there would wait for ever.
 _loading = threading.Lock()
+
+
+def also(name: str) -> None:
+    """Have one more module loaded. Who needs it calls `load`: it may come before the timer thread does."""
+    global wanted
+    _left.append(name)
+    wanted = True
+
+
+def load(name: str) -> None:
+    """Load a module that is first needed in the middle of a program, where another thread may fork. Raises what its
+    import raises."""
+    with _loading:
+        import_module(name)
 
 
 def load_next() -> None:
     """Load one more. Raises nothing: what cannot be loaded is an error where it is needed."""
     global wanted
     with _loading:
-        name = next(_left, None)
         try:
-            if name is not None:
-                import_module(name)
+            if _left:
+                import_module(_left.popleft())
             else:
                 wanted = False
                 sys.modules["threadsafe_timeout._interruption.pursuit"].prepare()

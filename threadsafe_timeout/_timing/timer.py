@@ -2,15 +2,14 @@
 
 Guarantees:
 
-- The thread wakes for the earliest deadline that is due, never to poll; if that was left in time, once in vain. Arming
-  a deadline that is not the earliest wakes nobody.
+- The thread wakes for the earliest deadline that is due, never to poll; once for nothing, if that scope was left in
+  time. Arming a deadline that is not the earliest wakes nobody.
 - Disarming is O(1): the entry is marked dead. Dead entries are swept once they outnumber the live ones, so memory
   follows the number of armed deadlines.
 - A callback that has been disarmed before it was taken off the heap never runs. One that is being taken off may run
   at the same time as `disarm`: who needs more checks its own state under `lock`, as scopes do.
 - A callback that raises, whatever it raises, is logged; the thread goes on. So it does if something is thrown at it.
-- Where no thread can be started, entering a scope does not fail: its deadline is then met at cooperative points only,
-  and the log says so.
+- Where no thread can be started, a deadline is met at cooperative points only, and the log says so.
 
 Most scopes are left long before their deadline, so they do not enter the heap at all: `watch` appends them to
 `incoming`, without the lock, and the thread sorts in those that are still entered when it next wakes (or whoever
@@ -23,7 +22,6 @@ the thread it interrupted holds it.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import deque
@@ -31,13 +29,14 @@ from collections.abc import Callable, Set
 from heapq import heapify, heappop, heappush
 from itertools import compress, count
 from operator import itemgetter
-from typing import Any, Protocol
 
 from threadsafe_timeout._environment import finder as _finder
 from threadsafe_timeout._environment.surroundings import threads_replaced_by
+from threadsafe_timeout._log import logger
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import preload as _preload
 from threadsafe_timeout._timing.daemon_thread import DaemonThread, release
+from threadsafe_timeout._typing import Any, Protocol
 
 __all__ = [
     "Entry", "Watched", "arm", "attend", "call_later", "disarm", "in_timer_thread", "incoming", "is_due",
@@ -74,7 +73,7 @@ _wakeup = threading.Lock()  # held while there is nothing new; released to wake 
 _wakeup.acquire()
 _problem: Exception | None = None  # guarded by lock; why the thread could not be started
 _told = False  # guarded by lock; the log has said so
-_logger = logging.getLogger("threadsafe_timeout")
+looked: Callable[[float | None], object] = bool  # hears at each look for when the first that is due was, or None
 
 
 def arm(when: float, callback: Callable[[], object]) -> Entry:
@@ -86,7 +85,7 @@ def arm(when: float, callback: Callable[[], object]) -> Entry:
 
 
 def push(when: float, callback: Callable[[], object]) -> Entry:
-    """Half of `arm`, for who knows that the thread will look in time. The caller holds `lock`."""
+    """Half of `arm`, for a caller that knows that the thread will look in time. The caller holds `lock`."""
     entry: Entry = [when, _sequence(), callback]
     heappush(_heap, entry)
     return entry
@@ -127,16 +126,15 @@ def attend(when: float) -> None:
         problem, _problem = _problem, None
         tell, _told = problem is not None and not _told, _told or problem is not None
     if tell:  # without the lock, which a log handler may want
-        _logger.warning(
+        logger().warning(
             "threadsafe-timeout: the thread that watches deadlines could not be started (%s): until it can be, a "
             "deadline is only noticed at cooperative points", problem,
         )  # fmt: skip
 
 
 def start() -> None:
-    """Start the thread if there is none, for who will need it when none can be started any more: from 3.12 on, that is
-    from the end of the main thread on."""
-    if _thread is None:  # else without the lock, for who holds others
+    """Start the thread if there is none: from 3.12 on, none can be started from the end of the main thread on."""
+    if _thread is None:  # else without the lock: the caller may hold others
         with lock:
             if _thread is None:
                 _wake(wake_at)
@@ -150,7 +148,7 @@ def call_later(seconds: float, callback: Callable[[], object]) -> Entry:
 
 def _sort_in() -> None:
     """Move what is still wanted from `incoming` to the heap. The caller holds `lock`."""
-    # First to the heap, then off the list: who is struck by an exception in the middle loses nobody's deadline.
+    # First to the heap, then off the list: an exception in the middle loses no deadline.
     waiting = incoming.copy()  # in C: others append, and take the last one back, at any time
     for watched in waiting:
         watched._arm()
@@ -174,8 +172,7 @@ def _wake(when: float) -> None:
             _thread, wake_at = None, float("inf")  # the next deadline tries again
             if not isinstance(exc, RuntimeError):
                 raise
-            # Too many threads; or, from 3.12 on, the interpreter is about to exit. The block is not to blame.
-            _problem = exc
+            _problem = exc  # too many threads, or the interpreter is about to exit: the block is not to blame
             return
         finally:
             _starting = False
@@ -191,32 +188,33 @@ def _refuse_greenlets() -> None:
         raise RuntimeError(f"{other} has replaced threads by greenlets")
 
 
-def _take_due(due: deque[Callable[[], object]]) -> float | None:
-    """Move the callbacks that are due to `due`; the seconds until the next one (None: there is none)."""
+def _take_due(due: deque[Callable[[], object]]) -> tuple[float | None, float | None]:
+    """Move the callbacks that are due to `due`; the seconds until the next one, and when the first was due, or None."""
     global _dead, wake_at
     with lock:
         promised, wake_at = wake_at, float("inf")  # before _sort_in: see watch
         _sort_in()
-        now = _clock.monotonic()
+        now, first = _clock.monotonic(), None
         while _heap:
             entry = heappop(_heap)  # first: a finaliser that runs in here may arm an earlier one
             if entry[2] is None:
                 _dead -= 1
             elif entry[0] <= now:
                 due.append(entry[2])
+                first = first or entry[0]
                 entry[2] = None  # fired: a later disarm has nothing to count
             else:
                 heappush(_heap, entry)
                 break
         if due:
-            return 0.0
+            return 0.0, first
         earliest: float = _heap[0][0] if _heap else float("inf")
         if now < promised < earliest and type(_clock.get_clock()) is _clock.SystemClock:
-            # Who it was for has left. To keep the promise costs one look in vain; to drop it would have each scope of a
-            # thread that enters one after the other wake this one. (Other clocks jump to where somebody waits.)
+            # The scope it was for was left. To keep the promise costs one needless look; to drop it would have each
+            # scope of a thread that enters many wake this one. (Other clocks jump to where a thread waits.)
             earliest = promised
         wake_at = earliest
-        return None if earliest == float("inf") else earliest - now
+        return (None if earliest == float("inf") else earliest - now), None
 
 
 def _run() -> None:
@@ -247,14 +245,15 @@ def _ended() -> None:
 
 def _log_failure(text: str) -> None:
     try:
-        _logger.exception("threadsafe-timeout: %s", text)
+        logger().exception("threadsafe-timeout: %s", text)
     except Exception:  # a handler or a filter of the program's
         pass
 
 
 def _serve(due: deque[Callable[[], object]]) -> None:
     """Run what is due, or wait until something is."""
-    seconds = _take_due(due)
+    seconds, first = _take_due(due)
+    looked(first)
     if not due:
         if _preload.wanted:
             _preload.load_next()
@@ -290,7 +289,7 @@ def poke() -> None:
 
 
 def is_waiting(idents: Set[int]) -> bool:
-    """Whether the timer thread, if there is one, is one of these: for a clock that knows who waits on it."""
+    """Whether the timer thread, if there is one, is one of these: for a clock that knows which threads wait on it."""
     thread = _thread
     return thread is None or thread.ident in idents
 
@@ -316,7 +315,7 @@ def settle(timeout: float) -> bool:
     """Wait (`timeout` real seconds at most) until all that is due now has run: for a clock that was moved by hand."""
     if threading.current_thread() is _thread:
         return False
-    done = threading.Lock()  # not an Event: who waits for one inside a scope, patched, is cancelled with the scope
+    done = threading.Lock()  # not an Event: a wait for one inside a scope, patched, is cancelled with the scope
     done.acquire()
     with lock:
         _sort_in()
@@ -343,10 +342,8 @@ def _after_fork_in_child() -> None:
 
 def _survives_fork(callback: Any) -> bool:
     """Whether what is armed is to happen in a forked child, too: not the deadlines of other threads' scopes."""
-    if callback is None:
-        return False
     ask = getattr(getattr(callback, "__self__", None), "_survives_fork", None)
-    return ask is None or bool(ask())
+    return callback is not None and (ask is None or bool(ask()))
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,6 +1,7 @@
 """For tests of code that has deadlines: a clock that is moved by hand, and wider race windows.
 
-Once this package is installed, pytest has the fixtures `mock_clock` and `autojump_clock`.
+Once this package is installed, pytest has the fixtures `mock_clock` and `autojump_clock`. Start with
+`clock`; `race` widens race windows.
 """
 
 from threadsafe_timeout.testing.clock import MockClock

@@ -121,7 +121,7 @@ class MockClock:
         with self._lock:
             self._rebase()
             earliest = min(self._waiting)[0]
-            # Who is due has not noticed yet, and a deadline's callbacks may make others due: let them go first.
+            # A due thread has not noticed yet, and a deadline's callbacks may make others due: let them go first.
             busy = earliest <= self._base or not _timer.is_waiting({ident for _, ident in self._waiting})
             if not busy and earliest < math.inf and self._base_real - self._quiet_since >= self.autojump:
                 self._base = earliest

@@ -6,7 +6,8 @@
         run_my_batch(base_url=llm.base_url)
     late = [request for request in llm.requests() if request.late]
 
-Its log has every request, so a test can check what reached the server. Needs the extra `fake-llm`.
+Its log has every request, so a test can check what reached the server. Needs the extra `fake-llm`. Start with
+`_client`, then `_server`.
 """
 
 from threadsafe_timeout.testing.fake_llm._client import FakeLLM
