@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 __all__ = [
-    "HAS_PROC", "Status", "descendants", "group_is_running", "holds_other_end", "is_running", "kill_tree", "status",
+    "HAS_PROC", "Status", "descendants", "group_is_running", "holds_other_end", "is_pending", "is_running", "is_there",
+    "kill_tree", "status",
 ]  # fmt: skip
 
 HAS_PROC = os.path.exists("/proc/self/stat")
@@ -56,6 +57,30 @@ def is_running(pid: int, started: int) -> bool:
     """Whether the process that was started at that time still runs. One that has ended and was not reaped does not."""
     found = status(pid)
     return found is not None and found.started == started and found.running
+
+
+def is_there(pid: int, started: float | None) -> bool:
+    """The same for any process of the system, where there is no /proc either: there its number has to do. `started` is
+    None if that is not known."""
+    if pid <= 0:
+        return False
+    if HAS_PROC:
+        found = status(pid)
+        return found is not None and found.running and started in (None, found.started)
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a signal was sent to a process and has reached none of its threads yet."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", "rb") as file:
+        return any(int(line.split()[1], 16) >> number - 1 & 1 for line in file if line.startswith(b"ShdPnd:"))
+    return False
 
 
 def group_is_running(group: int) -> bool:

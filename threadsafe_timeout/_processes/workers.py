@@ -159,7 +159,7 @@ def note_executor(executor: Any) -> None:
 
 
 def note_call(executor: Any, future: Any, users: list[ProcessOwner]) -> None:
-    """Note who has submitted a call to an executor: these tasks."""
+    """Note which tasks have submitted a call to an executor."""
     workers = _workers.get(executor)
     if isinstance(workers, ExecutorWorkers):
         workers.submitted(executor, future, users)

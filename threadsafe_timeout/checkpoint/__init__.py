@@ -6,7 +6,7 @@
     load_checkpoint("run.jsonl")["task-1"].result
 
 The file has one JSON line per event, each with a checksum. Threads that save at the same time share one fsync. See
-docs/checkpoints.md.
+docs/checkpoints.md. Start with `_writer`, then `_journal` (the file) and `_run` (going on where it was).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from threadsafe_timeout.checkpoint._errors import (
     CheckpointConfigMismatch,
     CheckpointCorrupt,
     CheckpointError,
+    CheckpointInUse,
     CheckpointLockTimeout,
     CheckpointNotFound,
     CheckpointSaveError,
@@ -36,6 +37,7 @@ __all__ = [
     "CheckpointConfigMismatch",
     "CheckpointCorrupt",
     "CheckpointError",
+    "CheckpointInUse",
     "CheckpointLockTimeout",
     "CheckpointNotFound",
     "CheckpointSaveError",

@@ -10,6 +10,8 @@ import errno
 import os
 import sys
 
+from threadsafe_timeout._files import OURS, keep_out_of_git
+
 __all__ = [
     "make_directories",
     "open_file",
@@ -116,4 +118,6 @@ def make_directories(path: str) -> None:
     make_directories(parent)
     with contextlib.suppress(FileExistsError):
         os.mkdir(path)
+        if os.path.basename(path) == OURS:
+            keep_out_of_git(path)
     sync_directory(parent)

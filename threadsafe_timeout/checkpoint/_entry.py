@@ -25,5 +25,11 @@ class Entry:
         self.gate = threading.Lock()  # released when settled, or when it becomes the leader
         self.gate.acquire()
 
+    def again(self) -> Entry:
+        """Its line once more, which nobody waits for."""
+        other = Entry(self.line, self.durable)
+        other.waiting = False
+        return other
+
     def open_gate(self) -> None:
         release(self.gate)  # it may be open: handing on the lead may be interrupted and then happens twice

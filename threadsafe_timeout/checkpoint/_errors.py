@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointConfigMismatch",
     "CheckpointCorrupt",
     "CheckpointError",
+    "CheckpointInUse",
     "CheckpointLockTimeout",
     "CheckpointNotFound",
     "CheckpointSaveError",
@@ -97,6 +98,19 @@ class CheckpointLockTimeout(CheckpointError, TimeoutError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class CheckpointInUse(CheckpointError, RuntimeError):
+    """Another process runs the same command with `save="tasks"`. `holder` describes it."""
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(
+            f"{escaped(path)} is in use by {holder}, which runs the same command: the two would mix their tasks. Let "
+            f"that one end, or start this one with save=off, in another folder, or with another checkpoint="
+        )
+        self.path = path
+        self.holder = holder
+        self._built_from = (path, holder)
 
 
 class CheckpointUnavailable(CheckpointError, OSError):

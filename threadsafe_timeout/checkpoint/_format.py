@@ -26,6 +26,7 @@ __all__ = [
     "CLOSED",
     "JOURNAL",
     "MAGIC",
+    "POISON",
     "STARTED",
     "TRAILER",
     "VERSION",
@@ -42,6 +43,7 @@ __all__ = [
 
 VERSION = 1
 JOURNAL, STARTED, CLOSED = "journal", "started", "closed"  # events that are not a task's outcome
+POISON = "poison"  # the status of a task that is not run again, because it brings the program down
 MAGIC = "threadsafe-timeout checkpoint"
 
 Key = str | int
@@ -89,6 +91,7 @@ def event_line(
     elapsed: float | None = None,
     result: bytes | None = None,
     where: Place | None = None,
+    thread: tuple[int, int] | None = None,
 ) -> bytes:
     """The line of one task's event. On the path of every save, so it is put together by hand."""
     body = b'{"v":1,"event":%b,"key":%b,"time":%.6f,"attempt":%d,"pid":%d' % (
@@ -98,6 +101,8 @@ def event_line(
         body += b',"elapsed":%.6f' % elapsed
     if where is not None:
         body += b',"where":%b' % dumps(list(where))
+    if thread is not None:
+        body += b',"thread":[%d,%d]' % thread
     if result is not None:
         body = b"".join((body, _RESULT, result))
     return b"".join((body, _SUM % zlib.crc32(body)))

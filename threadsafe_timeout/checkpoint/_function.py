@@ -19,7 +19,7 @@ from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import shield as _shield
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint._fingerprint import task_fingerprint
-from threadsafe_timeout.checkpoint._format import Key
+from threadsafe_timeout.checkpoint._format import POISON, Key
 from threadsafe_timeout.checkpoint._records import Record, types_by_name
 from threadsafe_timeout.checkpoint._run import Resume, check_resume, check_retry, open_run
 from threadsafe_timeout.checkpoint._values import RecordedError
@@ -28,11 +28,12 @@ from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
 if TYPE_CHECKING:
     from threadsafe_timeout._pool.options import Outcome
     from threadsafe_timeout._pool.task import TaskFuture
+    from threadsafe_timeout._scopes.scope import CancelScope
 
-__all__ = ["CheckpointedFunction", "checkpointed"]
+__all__ = ["SAVING", "CheckpointedFunction", "OneOutcome", "checkpointed", "status_of"]
 
 log = logging.getLogger("threadsafe_timeout.checkpoint")
-_SAVING = 60.0  # seconds a call that was cancelled has to save that: for a lock that is held, a slow disk
+SAVING = 60.0  # seconds a call that was cancelled has to save that: for a lock that is held, a slow disk
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,7 +64,10 @@ def checkpointed(
     scope cancels a call, or a pool gives its task up, the call is saved as `timeout`, before the task's future is done.
 
     The first call opens the journal; `.close()` closes it, and `.writer` is the open `CheckpointWriter`. `types` are
-    the classes that results may contain. The other arguments are those of `open_run`. Not for `async def`.
+    the classes that results may contain. The other arguments are those of `open_run`.
+
+    A decorated `async def` is one still. Its event loop does not wait for the disk: threads do, until `.close()`. A
+    call that an asyncio cancellation from outside ends (not that of a scope) is not saved, and runs again.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise TypeError(
@@ -75,8 +79,8 @@ def checkpointed(
     check_resume(resume)
 
     def decorate(function: Callable[P, R]) -> CheckpointedFunction[P, R]:
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            raise TypeError(f"@checkpointed: {function.__qualname__} is async or a generator; wrap what it returns")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"@checkpointed: {function.__qualname__} is a generator; wrap what consumes it")
 
         def open_journal() -> tuple[CheckpointWriter, dict[Key, Record]]:
             return open_run(
@@ -84,7 +88,12 @@ def checkpointed(
                 default=default, types=known.values(),
             )  # fmt: skip
 
-        return CheckpointedFunction(function, open_journal, key or functools.partial(_call_key, function), known)
+        make: type[CheckpointedFunction[P, R]] = CheckpointedFunction
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+            from threadsafe_timeout.checkpoint._coroutine import CheckpointedCoroutine
+
+            make = CheckpointedCoroutine
+        return make(function, open_journal, key or functools.partial(_call_key, function), known)
 
     return decorate
 
@@ -95,14 +104,8 @@ def _call_key(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str
     return task_fingerprint(dict(bound.arguments))
 
 
-class _Call:
-    """One call of a function, and the one outcome of it that is saved: its own, or that it was given up on.
-
-    What is to be done at its end is done in `__exit__`, which the interrupt leaves alone.
-    """
-
-    result: Any = None
-    line: bytes | None = None  # the journal's, once a result of its own is saved
+class OneOutcome:
+    """The one outcome of a call that is saved: its own, or that it was given up on."""
 
     def __init__(self, writer: CheckpointWriter, key: Key) -> None:
         self._writer = writer
@@ -112,29 +115,17 @@ class _Call:
         self._over = threading.Event()  # it is on disk, or could not be saved
         self._task: TaskFuture | None = None
 
-    def __enter__(self) -> _Call:
+    def _begin(self) -> None:
         if _around.current_scope() is not None:
             from threadsafe_timeout._pool.task import current_task
 
             self._task = current_task()
-        if self._task is not None:  # if its thread is stuck and it is given up, who settles it saves that
+        if self._task is not None:  # if it is stuck and given up, who settles it saves that
             self._task.add_witness(self._given_up)
-        self._writer.started(self._key)
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: object) -> None:
-        try:
-            # In a scope that is cancelled the record is to be on disk all the same.
-            with _shield.shield(_SAVING) if _around.current_scope() is not None else contextlib.nullcontext():
-                if exc is None:
-                    self.line = self._save(self.result, "done")
-                elif isinstance(exc, Cancelled):
-                    self._save(_timed_out(self._key, exc), "timeout")
-                elif isinstance(exc, Exception):
-                    self._save(exc, _status(exc))
-        finally:  # not before: who gives the task up meanwhile waits for this record
-            if self._task is not None:
-                self._task.remove_witness(self._given_up)
+    def _end(self) -> None:
+        if self._task is not None:
+            self._task.remove_witness(self._given_up)
 
     def _save(self, outcome: object, status: str) -> bytes | None:
         """Save it, and return its line; None if another outcome is saved, or is being saved."""
@@ -150,20 +141,50 @@ class _Call:
     def _given_up(self, outcome: Outcome) -> None:
         try:
             error = outcome.error
-            if error is not None and self._save(error, _status(error)) is None:
-                self._over.wait(_SAVING)  # by its own thread, which was given up in the middle of it
+            if error is not None and self._save(error, status_of(error)) is None:
+                self._over.wait(SAVING)  # by its own thread, which was given up in the middle of it
         except Exception:
             log.exception("%s: that %r was given up could not be saved", self._writer.path, self._key)
 
+    def _timed_out(self, scope: CancelScope, exc: BaseException) -> DeadlineExceeded:
+        elapsed = None if scope._state == _around.NEW else _clock.monotonic() - scope._entered_at
+        return DeadlineExceeded(scope.name or str(self._key), scope._budget, elapsed, scope.reason, place_of(exc))
 
-def _status(error: BaseException) -> str:
+
+class _Call(OneOutcome):
+    """One call of a function.
+
+    What is to be done at its end is done in `__exit__`, which the interrupt leaves alone.
+    """
+
+    result: Any = None
+    line: bytes | None = None  # the journal's, once a result of its own is saved
+
+    def __enter__(self) -> _Call:
+        self._begin()
+        try:
+            self._writer.started(self._key)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: object) -> None:
+        try:
+            # In a scope that is cancelled the record is to be on disk all the same.
+            with _shield.shield(SAVING) if _around.current_scope() is not None else contextlib.nullcontext():
+                if exc is None:
+                    self.line = self._save(self.result, "done")
+                elif isinstance(exc, Cancelled):
+                    self._save(self._timed_out(exc.scope, exc), "timeout")
+                elif isinstance(exc, Exception):
+                    self._save(exc, status_of(exc))
+        finally:  # not before: who gives the task up meanwhile waits for this record
+            self._end()
+
+
+def status_of(error: BaseException) -> str:
     return "timeout" if isinstance(error, TimeoutError) else "failed"
-
-
-def _timed_out(key: Key, exc: Cancelled) -> DeadlineExceeded:
-    scope = exc.scope
-    elapsed = None if scope._state == _around.NEW else _clock.monotonic() - scope._entered_at
-    return DeadlineExceeded(scope.name or str(key), scope._budget, elapsed, scope.reason, place_of(exc))
 
 
 class CheckpointedFunction(Generic[P, R]):
@@ -190,7 +211,9 @@ class CheckpointedFunction(Generic[P, R]):
         """The writer of the journal. The first access opens the journal."""
         with self._lock:
             if self._writer is None:
-                self._writer, self._finished = self._open_journal()
+                self._writer, finished = self._open_journal()
+                # Not those whose call is refused, by `started`.
+                self._finished = {key: record for key, record in finished.items() if record.status != POISON}
             return self._writer
 
     def close(self, *, ended: bool = True) -> None:
@@ -210,12 +233,15 @@ class CheckpointedFunction(Generic[P, R]):
         with _Call(writer, key) as call:
             call.result = self.__wrapped__(*args, **kwargs)
         if call.line is not None:
-            record = Record.of_line(call.line, self._types)
-            with self._lock:
-                if self._writer is writer:
-                    self._finished[key] = record
+            self._remember(writer, key, call.line)
         result: R = call.result
         return result
+
+    def _remember(self, writer: CheckpointWriter, key: Key, line: bytes) -> None:
+        record = Record.of_line(line, self._types)
+        with self._lock:
+            if self._writer is writer:
+                self._finished[key] = record
 
     def _replay(self, saved: Record) -> R:
         result = saved.result

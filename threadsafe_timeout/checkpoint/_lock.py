@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import threading
@@ -15,8 +16,16 @@ from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _disk
 from threadsafe_timeout.checkpoint._errors import CheckpointLockTimeout, CheckpointUnavailable
 
-__all__ = ["JournalLock", "pause"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # asked for below
 
+__all__ = ["JournalLock", "RunLock", "pause"]
+
+log = logging.getLogger("threadsafe_timeout.checkpoint")
+
+_ADVICE = "Use a path where this user may make files, or THREADSAFE_TIMEOUT_CHECKPOINT=off to save nothing"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries of a contended lock
 
 
@@ -53,14 +62,14 @@ class JournalLock:
 
     @contextmanager
     def held_to_open(self, timeout: float) -> Iterator[None]:
-        """The same, for who opens the journal: that no lock file can be made there is a `CheckpointUnavailable`."""
+        """The same, to open the journal: that no lock file can be made there is a `CheckpointUnavailable`."""
         try:
+            _disk.make_directories(os.path.dirname(self.path))  # filelock would make them, and sync none
             self._acquire(timeout)
         except CheckpointLockTimeout:
             raise
         except OSError as error:
-            advice = "Use a path where this user may make files, or THREADSAFE_TIMEOUT_CHECKPOINT=off to save nothing"
-            raise CheckpointUnavailable(self.path, "make a file there", error.errno, advice) from error
+            raise CheckpointUnavailable(self.path, "make a file there", error.errno, _ADVICE) from error
         try:
             yield
         finally:
@@ -86,8 +95,52 @@ class JournalLock:
             wait = min(wait * 2, _LONGEST_PAUSE)
 
 
+class RunLock:
+    """`path + ".run.lock"`, held by the one process that has the journal for its run."""
+
+    def __init__(self, path: str) -> None:
+        self._path = f"{path}.run.lock"
+        self._fd = -1
+        self._other: FileLock | None = None  # where there is no flock
+
+    def acquire(self) -> str | None:
+        """Take it. If another process has it, return which. Raises CheckpointUnavailable."""
+        try:
+            _disk.make_directories(os.path.dirname(self._path))
+            if fcntl is None:
+                self._other = FileLock(self._path, thread_local=False)
+                self._other.acquire(timeout=0)
+                return None
+            self._fd = _disk.open_file(self._path, os.O_RDWR | os.O_CREAT)
+        except Timeout:
+            return "another process"
+        except OSError as error:
+            raise CheckpointUnavailable(self._path, "make a file there", error.errno, _ADVICE) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close_inherited()
+            return _holder(self._path) or "another process"
+        except OSError as error:
+            log.warning("%s: there are no locks on this file system (%s): do not run the program twice at once",
+                        self._path, error)
+        return None
+
+    def release(self) -> None:
+        if self._other is not None:
+            self._other.release()
+        self.close_inherited()
+
+    def close_inherited(self) -> None:
+        """In a forked child: the lock is the parent's, and ends with it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
 def _holder(lock_path: str) -> str | None:
-    """Who has the lock, from Linux's own list; None where there is no such list."""
+    """The process that has the lock, from Linux's own list; None where there is no such list."""
     try:
         inode = os.stat(lock_path).st_ino
         with open("/proc/locks", encoding="ascii") as stream:

@@ -249,12 +249,14 @@ def _load_journal(
     return Checkpoint(name, {}) if loaded is None else loaded
 
 
-def attempts_in(path: str) -> dict[Key, int]:
-    """How often each key was tried. Checks every line on the way, holding one at a time."""
+def attempts_in(path: str, see: Callable[[bytes, dict[str, Any]], object]) -> dict[Key, int]:
+    """How often each key was tried. Checks every line on the way, holding one at a time; `see` is called with each that
+    has a key."""
     attempts: dict[Key, int] = {}
     with open_journal(path) as stream:
-        for _, fields in _events(path, stream, []):
+        for line, fields in _events(path, stream, []):
             if "key" in fields:
+                see(line.raw, fields)
                 key = fields["key"]
                 attempts[key] = max(attempts.get(key, 0), fields["attempt"])
     return attempts

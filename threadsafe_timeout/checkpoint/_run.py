@@ -12,7 +12,7 @@ from typing import Any, Literal
 from threadsafe_timeout._text import nearest
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _disk, _spill
-from threadsafe_timeout.checkpoint._format import STARTED, Key
+from threadsafe_timeout.checkpoint._format import POISON, STARTED, Key
 from threadsafe_timeout.checkpoint._journal import Journal
 from threadsafe_timeout.checkpoint._records import Checkpoint, Record, load_checkpoint
 from threadsafe_timeout.checkpoint._writer import CheckpointWriter, Mode
@@ -21,7 +21,7 @@ __all__ = ["Resume", "check_resume", "check_retry", "finished_records", "open_ru
 
 log = logging.getLogger("threadsafe_timeout.checkpoint")
 
-STATUSES = ("done", "failed", "timeout", "loop", "started")
+STATUSES = ("done", "failed", "timeout", "loop", POISON, "started")
 _TYPED = 0.85  # how like one of them a word is that was mistyped; "fail" is a word of somebody's own
 
 Resume = Literal["unfinished", "always", "never"]
@@ -49,7 +49,9 @@ def open_run(
     - `"never"`: the journal is renamed, and a new run starts.
 
     `retry` names the statuses that run again; tasks that are `done` never do. None means all others; `()` means none,
-    so only tasks without an outcome run; `{"failed"}` runs failed tasks again, but no timeouts and loops.
+    so only tasks without an outcome run; `{"failed"}` runs failed tasks again, but no timeouts and loops. A task that
+    `run --supervise` has marked `poison` runs again only if `retry` names that: else `started` raises `TaskPoisoned`
+    for it, and so does its future in a pool.
 
     A damaged journal raises `CheckpointCorrupt`; nothing is discarded. If several processes share a run, let one of
     them call this, and the others open the path with `resume="always"`.
@@ -60,6 +62,8 @@ def open_run(
     journal = Journal(path, config=config, durable=mode == "durable")
     _open(journal, resume, lock_timeout)
     writer = CheckpointWriter.on(journal, key=key, lock_timeout=lock_timeout, default=default)
+    if retry is not None and POISON in retry:
+        writer.past.forgive()
     try:
         loaded = load_checkpoint(journal.path, types=types)
         return writer, finished_records(loaded, retry)

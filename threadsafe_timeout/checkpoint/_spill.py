@@ -15,10 +15,14 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from threadsafe_timeout.checkpoint import _disk
 
-__all__ = ["SpillFile", "find", "is_abandoned"]
+if TYPE_CHECKING:
+    from threadsafe_timeout.checkpoint._journal import Journal
+
+__all__ = ["SpillFile", "find", "take_back"]
 
 _PID = re.compile(r"\.spill-(\d+)-[0-9a-f]+$")
 
@@ -45,7 +49,15 @@ def find(path: str) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def is_abandoned(spill: str) -> bool:
+def take_back(journal: Journal, lock_timeout: float) -> None:
+    """Move what processes that are gone had to spill into the journal."""
+    for spill in find(journal.path):
+        if _is_abandoned(spill):
+            with journal.lock.held(lock_timeout):
+                journal.take_in(spill)
+
+
+def _is_abandoned(spill: str) -> bool:
     """Whether the process that wrote `spill` is gone, so that its records may be moved."""
     match = _PID.search(spill)
     if match is None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from threadsafe_timeout.checkpoint._errors import UnserializableResult
 
-__all__ = ["RecordedError", "class_name", "dumps", "loads", "one_line", "plain_json"]
+__all__ = ["RecordedError", "class_name", "dumps", "is_plain", "json_text", "loads", "one_line", "plain_json"]
 
 TAG = "$type"
 # Above this Python itself refuses to write an int in decimal (sys.set_int_max_str_digits), so it is written in hex.
@@ -35,7 +35,7 @@ _BIG = 10**4000
 _DEEPEST = 200
 
 # Without check_circular a cycle is a RecursionError, which is as good, and each call is cheaper.
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+json_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 _encode_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 _LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 
@@ -76,8 +76,8 @@ def class_name(cls: type) -> str:
 def dumps(value: object, default: Default | None = None, name: str = "result") -> bytes:
     """`value` as one line of JSON in UTF-8. Raises `UnserializableResult` naming the place inside `value`."""
     try:
-        text = _encode(value)
-        if _is_plain(value):
+        text = json_text(value)
+        if is_plain(value):
             return _to_bytes(text, value)
     except (TypeError, ValueError, RecursionError):
         pass  # a value that needs converting, a NaN, a cycle: the slow way converts it or names it
@@ -86,12 +86,12 @@ def dumps(value: object, default: Default | None = None, name: str = "result") -
     except _Refused as refused:
         where = name + "".join(reversed(refused.steps[-20:]))
         raise UnserializableResult(where, refused.type_name, refused.reason) from None
-    return _to_bytes(_encode(converted), converted)
+    return _to_bytes(json_text(converted), converted)
 
 
 def plain_json(value: object) -> bytes:
     """What `Record.plain()` gives, tags and all, as one line of JSON in UTF-8."""
-    return _to_bytes(_encode(value), value)
+    return _to_bytes(json_text(value), value)
 
 
 def _to_bytes(text: str, value: object) -> bytes:
@@ -111,7 +111,7 @@ def one_line(text: str) -> str:
     return text
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether `value`, which the encoder accepted, comes back equal. Looks at types only, mostly in C; no copies."""
     stack: list[Any] = [value]
     while stack:
@@ -231,7 +231,7 @@ def _convert_builtin(value: Any, default: Default | None, depth: int) -> Any:  #
     if isinstance(value, tuple):
         return {TAG: "tuple", "value": _convert_items(value, default, depth)}
     if isinstance(value, (set, frozenset)):
-        items = sorted(_convert_items(value, default, depth), key=_encode)  # same set, same bytes
+        items = sorted(_convert_items(value, default, depth), key=json_text)  # same set, same bytes
         return {TAG: "frozenset" if isinstance(value, frozenset) else "set", "value": items}
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {TAG: "bytes", "value": base64.b64encode(bytes(value)).decode()}

@@ -25,15 +25,17 @@ from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from threadsafe_timeout._checks import check_callable, check_seconds
+from threadsafe_timeout._pool import observer as _observer
+from threadsafe_timeout._processes import lives as _lives
 from threadsafe_timeout._text import nearest
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _format, _spill
 from threadsafe_timeout.checkpoint._entry import Entry
 from threadsafe_timeout.checkpoint._errors import CheckpointClosed, CheckpointLockTimeout, CheckpointSaveError
-from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, STARTED, Key, checked_key, place_in
+from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, POISON, STARTED, Key, checked_key, place_in
 from threadsafe_timeout.checkpoint._journal import Journal
 from threadsafe_timeout.checkpoint._lock import pause
-from threadsafe_timeout.checkpoint._records import attempts_in
+from threadsafe_timeout.checkpoint._poison import Past
 from threadsafe_timeout.checkpoint._values import dumps
 
 __all__ = ["CheckpointWriter"]
@@ -137,12 +139,15 @@ class CheckpointWriter:
         self._spill = _spill.SpillFile(journal.path)
         self._unavailable = False  # the last commit could not use the journal
         try:
-            self._take_back_spills()
-            self._attempts = attempts_in(journal.path)
+            _spill.take_back(journal, lock_timeout)
+            self.past = Past(journal.path)  # what is known of tasks that bring the program down
+            self._attempts = self.past.attempts
         except BaseException:
             journal.close()
             raise
         _writers.add(self)
+        for guilty, how in self.past.guilty.items():
+            self.save(guilty, {"ended": how}, POISON)
 
     @property
     def path(self) -> str:
@@ -156,12 +161,16 @@ class CheckpointWriter:
 
         The line is written before this returns, but not synced: after a power cut the task counts as not begun. If the
         line cannot be written, that is logged and not raised, because no result is lost.
+
+        Raises `TaskPoisoned` for a task that `run --supervise` has marked, because it brings the program down.
         """
         name = self._key_of(key)
+        self.past.begins(name)
         with self._mutex:
             attempt = self._attempts[name] = self._attempts.get(name, 0) + 1
             self._under_way[name] = (attempt, _clock.monotonic())
-        entry = Entry(_format.event_line(STARTED, name, _clock.wall_time(), attempt), durable=False)
+        thread = (threading.get_native_id(), threading.get_ident()) if _lives.supervised else None
+        entry = Entry(_format.event_line(STARTED, name, _clock.wall_time(), attempt, thread=thread), durable=False)
         self._commit(entry, name)
         if entry.problem is not None:
             log.error("%s: that %r started could not be recorded: %s", self.path, name, entry.problem)
@@ -194,18 +203,20 @@ class CheckpointWriter:
                 attempt = self._attempts[name] = self._attempts.get(name, 0) + 1
                 start = -1.0
         elapsed = None if start < 0 else _clock.monotonic() - start
-        line = _format.event_line(status, name, _clock.wall_time(), attempt, elapsed, data, where)
-        entry = Entry(line, durable=True)
+        entry = Entry(_format.event_line(status, name, _clock.wall_time(), attempt, elapsed, data, where), durable=True)
+        begun = _clock.monotonic()
         self._commit(entry, name)
+        self.past.ends(name)
+        if _observer.saved is not None:
+            _observer.saved(_clock.monotonic() - begun, entry.problem)
         if entry.problem is not None:
             raise CheckpointSaveError(self.path, name, status, result, str(entry.problem)) from entry.problem
         return entry.line
 
     def close(self, *, ended: bool = False) -> None:
         """Write what is still queued and close the file. `ended=True` marks the run as ended: it is not resumed."""
-        line = b""
-        if ended:
-            line = _format.seal({"event": CLOSED, "time": round(_clock.wall_time(), 6), "pid": os.getpid()})
+        about = {"event": CLOSED, "time": round(_clock.wall_time(), 6), "pid": os.getpid()}
+        line = _format.seal(about) if ended else b""
         entry = Entry(line, durable=True)
         if self._closed:
             return
@@ -307,19 +318,14 @@ class CheckpointWriter:
         for entry in batch:
             entry.problem = problem
             entry.settled = True
-        if written:  # not before: who is interrupted in between has his batch queued again
+        if written:  # not before: if it is interrupted in between, its batch is queued again
             self._journal.settled()
         if problem is not None:
             self._keep(batch)
 
     def _keep(self, batch: list[Entry]) -> None:
         """Queue again what no file took. Its saver has been told and has left; the next commit tries once more."""
-        kept = []
-        for entry in batch:
-            if entry.line and entry.durable:
-                again = Entry(entry.line, durable=True)
-                again.waiting = False
-                kept.append(again)
+        kept = [entry.again() for entry in batch if entry.line and entry.durable]
         with self._mutex:
             self._queue.extendleft(reversed(kept))
 
@@ -370,13 +376,6 @@ class CheckpointWriter:
         log.error("%s: %s. %d records went to the spill file %s instead; they are read with the journal, and move back "
                   "into it as soon as it can be written", self.path, problem, len(lines), place)
         return None
-
-    def _take_back_spills(self) -> None:
-        """Move what processes that are gone had to spill into the journal."""
-        for spill in _spill.find(self.path):
-            if _spill.is_abandoned(spill):
-                with self._journal.lock.held(self._lock_timeout):
-                    self._journal.take_in(spill)
 
     def _after_fork_in_child(self) -> None:
         self._mutex = threading.Lock()

@@ -25,6 +25,7 @@ from threadsafe_timeout._text import escaped, nearest, place, shown
 from threadsafe_timeout.checkpoint import _export
 from threadsafe_timeout.checkpoint._compare import compare
 from threadsafe_timeout.checkpoint._errors import CheckpointError
+from threadsafe_timeout.checkpoint._format import POISON
 from threadsafe_timeout.checkpoint._progress import progress_bar
 from threadsafe_timeout.checkpoint._records import Checkpoint, Record, load_checkpoint
 from threadsafe_timeout.checkpoint._repair import compact, repair, verify
@@ -197,6 +198,8 @@ def _error_of(record: Record) -> tuple[str, str]:
         if plain.get("$type") == "exception":
             name, text = plain["class"], plain["message"]
             name = name.removeprefix("builtins.").removeprefix("threadsafe_timeout._errors.")
+        elif record.status == POISON:
+            text = f"it has brought the program down: {'; '.join(map(str, plain.get('ended', ())))}"
         else:
             text = next((plain[name] for name in ("error", "message", "reason") if plain.get(name)), "(no message)")
     lines = str(text).splitlines() or [""]
