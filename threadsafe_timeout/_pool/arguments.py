@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._checks import check_whole
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from threadsafe_timeout.checkpoint import CheckpointWriter
 
 __all__ = [
-    "check_abandoned", "check_buffersize", "check_initializer", "check_key", "check_policies", "check_threads",
-    "check_workers", "writer_of",
+    "check_abandoned", "check_buffersize", "check_initializer", "check_isolate", "check_key", "check_policies",
+    "check_threads", "check_workers", "isolated", "writer_of",
 ]  # fmt: skip
 
 # Abandoned threads that a process can afford. Each takes 25 to 60 KiB of memory and, in a network call, one of the 1024
@@ -89,3 +89,22 @@ def writer_of(checkpoint: Any) -> tuple[CheckpointWriter | None, CheckpointWrite
 
     writer = CheckpointWriter(os.fsdecode(checkpoint))
     return writer, writer
+
+
+def check_isolate(isolate: str | None, default: str) -> bool:
+    """Whether tasks are to run in processes of their own. Raises MissingExtraError if they cannot."""
+    if isolate not in (None, "thread", "process"):
+        raise ValueError(f"isolate must be 'thread' or 'process', got {isolate!r}")
+    wanted = (isolate or default) == "process"
+    if wanted:
+        from threadsafe_timeout.engines.sending import check_extra
+
+        check_extra()
+    return wanted
+
+
+def isolated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, run in a process of its own."""
+    from threadsafe_timeout.engines.process import isolated
+
+    return isolated(function)

@@ -225,7 +225,7 @@ def _start_all() -> None:
 
 
 def _starter_ended() -> None:
-    """It may have been struck by something thrown at it: another goes on."""
+    """An exception that was thrown at it may have ended it: another one goes on."""
     with _timer.lock:
         if _starter is not None and _starter.ident == threading.get_ident():
             _timer.arm(_clock.monotonic(), _start_due)

@@ -5,8 +5,8 @@ Guarantees:
 - The crew keeps its width. A worker that is abandoned is replaced at once, unless `max_abandoned` abandoned threads
   are alive; a worker whose loop dies of a stray exception is replaced, and its task's future fails.
 - No task is lost to stray exceptions, wherever they strike: it is in one place at any time (the queue, the hand of one
-  worker, what is owed) and goes from one to the next within one call of C, where no exception can strike. A worker that
-  dies leaves its task to its successor; the timer thread, at which nothing is thrown, sees to both.
+  worker, the outcomes to settle) and goes from one to the next within one call of C, where no exception can strike. A
+  worker that dies leaves its task to its successor; the timer thread, at which nothing is thrown, sees to both.
 - An abandoned worker never takes work again, its late outcome is told but never given to the future, and every
   cooperative point and patched call it comes to raises, shielded or not.
 - Threads are daemons and join nothing at interpreter exit: `exit` waits for the tasks that are healthy.
@@ -22,11 +22,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures.thread import BrokenThreadPool
 from itertools import islice
 
 from threadsafe_timeout._errors import PoolExhausted
 from threadsafe_timeout._pool import exit as _exit
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._pool import replacing as _replacing
 from threadsafe_timeout._pool.events import full_name
 from threadsafe_timeout._pool.future import LOGGER
@@ -47,6 +47,13 @@ logger = logging.getLogger("threadsafe_timeout")
 _TELLING = 2.0  # seconds a pool that is left gives its log handlers and callbacks to hear the last of it
 
 
+def _broken_pool(why: str) -> Exception:
+    # Not at the top: the patch of that module imports this one.
+    from concurrent.futures.thread import BrokenThreadPool
+
+    return BrokenThreadPool(why)
+
+
 class Crew(CrewState):
     """The queue and the threads behind one executor."""
 
@@ -65,6 +72,8 @@ class Crew(CrewState):
                 self._check_exhausted()
             self.submitted = task._number = self.submitted + 1
             self.tasks.append(task)
+            if (stirred := _observer.stirred) is not None:
+                stirred(self)
             if self.idle and self.woken is None:
                 self._wake_one()
             if self.takers() < self.width and len(self.tasks) > len(self.idle) + len(self.starting):
@@ -77,7 +86,7 @@ class Crew(CrewState):
 
     def _refuse(self) -> None:
         if self.broken is not None:
-            raise BrokenThreadPool(self.broken)
+            raise _broken_pool(self.broken)
         if self.shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -217,8 +226,10 @@ class Crew(CrewState):
 
     def _take_counts(self, worker: Worker) -> None:
         """Those of a worker that does not count any more. The caller holds `lock`."""
-        self.completed, self.failed, self.timed_out, worker.completed, worker.failed, worker.timed_out = (
-            self.completed + worker.completed, self.failed + worker.failed, self.timed_out + worker.timed_out, 0, 0, 0
+        counts = self.counts
+        counts.completed, counts.failed, counts.timed_out, worker.completed, worker.failed, worker.timed_out = (
+            counts.completed + worker.completed, counts.failed + worker.failed, counts.timed_out + worker.timed_out,
+            0, 0, 0,
         )  # fmt: skip
 
     def initialize(self) -> bool:
@@ -233,7 +244,7 @@ class Crew(CrewState):
             with self.lock:
                 self.broken, self.open = why, False
             for task in self._drain():
-                fail_pending(task, BrokenThreadPool(why))
+                fail_pending(task, _broken_pool(why))
             return False
         return True
 
@@ -324,7 +335,7 @@ class Crew(CrewState):
             self._gone.notify_all()
 
     def wait_settled(self, until: float) -> None:
-        """Wait (to that instant at most) until nothing is owed."""
+        """Wait (to that instant at most) until every outcome is settled."""
         with self.lock:
             while (self.owed or self.settling or self.giving_up) and (left := until - _clock.monotonic()) > 0:
                 self._gone.wait(left)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
 from threadsafe_timeout._introspection.places import place_of
 from threadsafe_timeout._pool import ladder as _ladder
-from threadsafe_timeout._pool.telling import timed_out
+from threadsafe_timeout._pool.telling import overran, timed_out
+from threadsafe_timeout._timing import clock as _clock
 
 if TYPE_CHECKING:
     from threadsafe_timeout._pool.task import TaskFuture
     from threadsafe_timeout._pool.task_scope import TaskScope
 
-__all__ = ["ended"]
+__all__ = ["NOTICEABLE", "ended"]
+
+NOTICEABLE = 0.25  # seconds past its deadline: on a busy machine the thread that watches deadlines is late itself
 
 
 def ended(
@@ -29,6 +32,10 @@ def ended(
     if expired and not task._claimed:  # else it was given up, and that was told
         place = error.where if isinstance(error, DeadlineExceeded) else scope._delivered.place()
         timed_out(task, place, own=expired == "own", caught=not isinstance(error, DeadlineExceeded))
+    elif not task._claimed and not (scope._cancelled and scope.reason != "deadline"):
+        late = _clock.monotonic() - scope._deadline
+        if late > NOTICEABLE:
+            overran(task, late, error)
     return (result if error is None else None), error
 
 

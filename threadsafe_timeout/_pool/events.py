@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing.daemon_thread import DaemonThread
@@ -30,7 +31,7 @@ logger = logging.getLogger("threadsafe_timeout")
 
 EventKind = Literal[
     "overdue", "timed_out", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted",
-    "limit", "loop",
+    "limit", "loop", "blocked", "overran", "stalled",
 ]  # fmt: skip
 
 
@@ -51,6 +52,9 @@ class Event:
     - `interrupted`: Ctrl-C came while the task was running
     - `limit`: the pool was left after the only wait for the task had expired; the task is cancelled
     - `loop`: a guard ended the loop of the task's conversation; `reason` says which
+    - `overran`: the task ended by itself after its deadline; its outcome counts, and `reason` says how late it is
+    - `stalled`: the interpreter stood still: a call of C held the GIL, that of this task if it is known (else None)
+    - `blocked`: only of an `AsyncPool`: the task (None: something else) keeps the event loop from running
 
     `task` is the task's name, `key` the key of its saved result, `worker` the name of its thread, `elapsed` the seconds
     since it started. `where` is the file, line and function of your code that the thread was in; `stack` the whole
@@ -107,7 +111,7 @@ class Events:
         self.lock = threading.RLock()
         self.listeners: tuple[Listener, ...] = ()  # replaced under lock
         self._told = threading.Condition(self.lock)
-        # Appended to without the lock, by who holds others; taken from under it.
+        # Appended to without the lock, by threads that hold others; taken from with it.
         self._pending: deque[tuple[int, str, Event]] = deque()
         self._teller: threading.Thread | None = None  # guarded by lock
 
@@ -119,11 +123,14 @@ class Events:
 
     def wanted(self, level: int) -> bool:
         """Whether anybody would hear of an event with this log level."""
-        return bool(self.listeners) or logger.isEnabledFor(level)
+        observed = _observer.event is not None or _observer.told is not None
+        return observed or bool(self.listeners) or logger.isEnabledFor(level)
 
     def put(self, level: int, text: str, event: Event) -> None:
         """Have `event` logged as `text` and given to the callbacks by the next who calls `tell()` or `tell_here()`."""
         self._pending.append((level, text, event))
+        if (hear := _observer.event) is not None:
+            hear(event)
 
     def tell(self) -> None:
         """Have what was put told soon, by another thread."""
@@ -148,7 +155,7 @@ class Events:
 
     def _begin(self) -> bool:
         """Whether there is something to tell, and nobody does. The caller holds `lock`."""
-        # One that is not alive any more was struck by something that was thrown at it.
+        # A thread that is not alive any more was ended by an exception that was thrown at it.
         return bool(self._pending) and (self._teller is None or not self._teller.is_alive())
 
     def _tell_all(self) -> None:
@@ -169,6 +176,8 @@ class Events:
                 )  # fmt: skip
                 for listener in self.listeners:
                     listener(event)
+                if _observer.told is not None:
+                    _observer.told(event)
             except BaseException:  # a callback's SystemExit, something thrown at this thread: the others are still told
                 logger.exception("threadsafe-timeout: telling of an event was cut short")
             del event

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -20,7 +21,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from threadsafe_timeout._pool import ladder as _ladder
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._pool.events import Event, describe
+from threadsafe_timeout._pool.exit_streams import flush_streams, replace_streams
 from threadsafe_timeout._pool.expired_waits import cancel_at_exit
 from threadsafe_timeout._pool.telling import event_of
 from threadsafe_timeout._timing import clock as _clock
@@ -32,15 +35,15 @@ if TYPE_CHECKING:
     from threadsafe_timeout._pool.task import TaskFuture
 
 __all__ = [
-    "EXHAUSTED_STATUS", "INTERRUPTED_WAIT", "afterwards", "crews", "exiting", "hurry_interrupted", "leave",
-    "note_interrupted", "stop_interrupted",
+    "EXHAUSTED_STATUS", "INTERRUPTED_WAIT", "afterwards", "all_crews", "crews", "exiting", "hurry_interrupted",
+    "keep_interrupted_status", "leave", "note_interrupted", "stop_interrupted",
 ]  # fmt: skip
 
 logger = logging.getLogger("threadsafe_timeout")
 
 INTERRUPTED_WAIT = 0.5  # seconds tasks get to end after Ctrl-C
 EXHAUSTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again
-_SAVING_WAIT = 10.0  # seconds what is owed gets to be saved before the process is left
+_SAVING_WAIT = 10.0  # seconds in which pending results are saved before the process is left
 crews: weakref.WeakSet[Crew] = weakref.WeakSet()
 # What else is done when the tasks have ended or were given up, unless the exit is Ctrl-C's.
 afterwards: list[Callable[[], object]] = []
@@ -66,12 +69,12 @@ def note_interrupted() -> None:
     Nothing is cancelled yet: what the program still does, and submits, to end in good order is its own business. In a
     signal handler.
     """
-    for crew in _all_crews():
+    for crew in all_crews():
         crew.interrupted_tasks = weakref.WeakSet(crew.unfinished())
 
 
 def hurry_interrupted(crew: Crew) -> None:
-    """For who is about to wait for a pool: give what ran when Ctrl-C came `INTERRUPTED_WAIT` seconds to end."""
+    """Called before a wait for a pool: what ran when Ctrl-C came gets `INTERRUPTED_WAIT` seconds to end."""
     tasks = [task for task in crew.unfinished() if task in crew.interrupted_tasks]
     if not tasks:
         return
@@ -83,7 +86,7 @@ def hurry_interrupted(crew: Crew) -> None:
         for task in tasks:
             crew.abandon(task)
 
-    # At that moment the one who waits goes on, as after any other task that was given up.
+    # At that moment the wait ends, as after any other task that was given up.
     _timer.call_later(INTERRUPTED_WAIT, give_up)
 
 
@@ -107,27 +110,27 @@ def shut_down_all() -> None:
     interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
     try:
         if interrupted:
-            stop_interrupted(_all_crews())
+            stop_interrupted(all_crews())
         _wait_for_all()
         for finish in () if interrupted else afterwards:
             finish()
     except KeyboardInterrupt:
-        stop_interrupted(_all_crews())
+        stop_interrupted(all_crews())
         _wait_for_all()
-    if _all_crews():  # a program without pools finds its streams as it left them
+    if all_crews():  # a program without pools finds its streams as it left them
         flush_streams()
     if interrupted:
-        _keep_interrupted_status()
+        keep_interrupted_status()
 
 
-def _keep_interrupted_status() -> None:
+def keep_interrupted_status() -> None:
     """The interpreter ends the process by SIGINT if a KeyboardInterrupt was the last thing its code ended with: a flag
     that any `exec` resets, such as those in modules with dataclasses that were imported just now."""
     with contextlib.suppress(KeyboardInterrupt):
         exec("raise KeyboardInterrupt")
 
 
-def _all_crews() -> list[Crew]:
+def all_crews() -> list[Crew]:
     while True:
         try:
             return list(crews)
@@ -136,7 +139,7 @@ def _all_crews() -> list[Crew]:
 
 
 def _wait_for_all() -> None:
-    remaining = [crew for crew in _all_crews() if crew.awaited_at_exit]  # the others go on to the very end
+    remaining = [crew for crew in all_crews() if crew.awaited_at_exit]  # the others go on to the very end
     for crew in remaining:
         crew.close(by_exit=True)
     _give_up_overdue()
@@ -148,24 +151,22 @@ def _wait_for_all() -> None:
 
 
 def _give_up_overdue() -> None:
-    for crew in _all_crews():
+    for crew in all_crews():
         for task in crew.running():
             if task.overdue:
                 _ladder.give_up_at_exit(task)
 
 
-def flush_streams() -> None:
-    """A daemon thread that holds a standard stream's buffer when the interpreter goes down aborts it."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:  # closed, or a broken pipe: the interpreter says so itself
-            pass
+def _let_go_of_streams() -> None:
+    """Among the last things that a process does: `.auto` is the first line, and functions of `atexit` run from the last
+    registered to the first."""
+    if any(crew.running() or crew.abandoned_alive() for crew in all_crews()):
+        replace_streams()
 
 
 def leave(crew: Crew) -> None:
-    """Too many threads are stuck and the pool is to end the process, for a supervisor to start it again: save what is
-    owed, say where every task is, flush, and leave with `EXHAUSTED_STATUS`."""
+    """Too many threads are stuck and the pool is to end the process, for a supervisor to start it again: save pending
+    results, say where every task is, flush, and leave with `EXHAUSTED_STATUS`."""
     DaemonThread(functools.partial(_leave, crew), f"{crew.prefix}-exit").start()
     # Whatever hangs in there, a log handler or a disk, the process is left.
     _timer.call_later(2 * _SAVING_WAIT, _end)
@@ -189,6 +190,9 @@ def _leave(crew: Crew) -> None:
             "threadsafe-timeout: leaving the process with status %d: its threads are stuck; start it again and it "
             "goes on", EXHAUSTED_STATUS,
         )  # fmt: skip
+    if (leaving := _observer.leaving) is not None:
+        leaving(EXHAUSTED_STATUS)  # it may log
+    with contextlib.suppress(Exception):
         logging.shutdown()
     flush_streams()
     _end()
@@ -199,11 +203,15 @@ def _end() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for crew in _all_crews():
+    for crew in all_crews():
         crew.after_fork_in_child()
 
 
+atexit.register(_let_go_of_streams)
 # The hook that the standard pools use: atexit proper runs only after all non-daemon threads were joined.
-threading._register_atexit(shut_down_all)  # type: ignore[attr-defined]  # not in typeshed; there since 3.9
+try:
+    threading._register_atexit(shut_down_all)  # type: ignore[attr-defined]  # not in typeshed; there since 3.9
+except RuntimeError:  # it is too late: this is imported to record how the program ends, and no pool is to begin
+    exiting = True
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

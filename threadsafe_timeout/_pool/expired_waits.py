@@ -33,7 +33,7 @@ _logger = logging.getLogger("threadsafe_timeout")
 
 
 def cancel_expired(crew: Crew, frame: FrameType) -> None:
-    """For who leaves a pool in `frame`: cancel what was under a time limit that has passed."""
+    """Called when a pool is left in `frame`: cancel what was under a time limit that has passed."""
     tasks = _expired(crew)
     if not tasks:
         return

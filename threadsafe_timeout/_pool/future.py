@@ -83,7 +83,7 @@ class FutureCondition(_reentrant):  # type: ignore[misc]  # the class of an RLoc
 
 
 class _Waiters(list[Any]):
-    """A future's waiters. It notes when one is taken out in vain; whether it was, only an unfinished future asks."""
+    """A future's waiters. It notes when one is taken out before the future is done."""
 
     expired = False
     looked_at = False  # it was no time limit: the timeout was 0, or there was another wait
@@ -232,7 +232,7 @@ class LightFuture(Future[Any]):
         self._told = True
 
     def finish_telling(self) -> None:
-        """For who cleans up after a thread that finished it, at which something was thrown: tell who was not told."""
+        """After an exception was thrown at the thread that finished it: wake the waiters that it had not woken."""
         with self._condition:
             if not self._told:
                 self._notify(again=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from threadsafe_timeout._pool.worker import Worker
     from threadsafe_timeout._scopes.scope import CancelScope
 
-__all__ = ["PoolHealth", "WorkerHealth", "WorkerState", "health_of"]
+__all__ = ["PoolHealth", "WorkerHealth", "WorkerState", "deadline_of", "health_of"]
 
 WorkerState = Literal["idle", "running", "overdue", "interrupting", "abandoned"]
 
@@ -83,7 +83,8 @@ def _of_worker(worker: Worker, task: TaskFuture | None, frames: dict[int, FrameT
     state: WorkerState = "running"
     if task.overdue:
         state = "interrupting" if task._insisting else "overdue"
-    return _at_work(worker, state, task._task_name(), task._options.key, scope, frames, now)
+    found = _at_work(worker, state, task._task_name(), task._options.key, scope, frames, now)
+    return found if task._away is None else replace(found, where=task._away.where)
 
 
 def _of_abandoned(worker: Worker, frames: dict[int, FrameType], now: float) -> WorkerHealth:
@@ -98,7 +99,7 @@ def _at_work(
     frames: dict[int, FrameType], now: float,
 ) -> WorkerHealth:  # fmt: skip
     elapsed = now - scope._entered_at
-    deadline = _deadline(scope)
+    deadline = deadline_of(scope)
     progress = getattr(scope, "_progress", None)
     return WorkerHealth(
         worker.thread.name, state, task, key, _clock.wall_time() - elapsed, elapsed,
@@ -107,7 +108,7 @@ def _at_work(
     )  # fmt: skip
 
 
-def _deadline(scope: CancelScope | None) -> float:
+def deadline_of(scope: CancelScope | None) -> float:
     """The earliest deadline around, also when it has passed."""
     earliest = math.inf
     while scope is not None:

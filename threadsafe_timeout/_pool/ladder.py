@@ -44,7 +44,7 @@ def begin(task: TaskFuture, reason: str) -> None:
         if task._rung is not None or not _set_rung(task, task._climb):
             return
     task._reason = reason
-    # Before what it waits in is woken: that is where it is, and who has left the pool has been told.
+    # Before what it waits in is woken: that is where it is, and the event comes before a wait for the pool ends.
     tell(task, "overdue", logging.INFO, "was cancelled")
 
 
@@ -62,7 +62,10 @@ def climb(task: TaskFuture) -> None:
     scope = task._scope
     if scope is not None and scope._state == _around.ACTIVE:
         _pursuit.insist(scope._thread)
-    tell(task, "interrupting", logging.WARNING, f"has not ended {task._crew.grace:g} s after it was cancelled")
+    what = f"has not ended {task._crew.grace:g} s after it was cancelled"
+    if task._away is not None:
+        what += f"; its process {task._away.pid} is being killed"
+    tell(task, "interrupting", logging.WARNING, what)
     if scope is not None and not _was_delivered(scope) and _started.any_running(scope):
         # It is stuck in one of them, most likely: in its pipe. Noted first: it may return, with what came through
         # the pipe, as soon as that breaks.

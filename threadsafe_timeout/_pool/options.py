@@ -32,3 +32,4 @@ class TaskOptions:
     deadline: float | None = None
     token: CancelToken | None = None
     key: str | int | None = None
+    here: bool = False  # it is answered at once: not sent to where the other tasks of the pool run

@@ -71,12 +71,12 @@ def _give_up(
             crew.abandoned.add(worker)
         worker.abandoned = True
         worker.stuck_in, worker.stuck_scope = event, scope
-        crew.given_up += 1
-        crew.timed_out += 1
+        crew.counts.given_up += 1
+        crew.counts.timed_out += 1
         worker.hand.clear()
         _owe(crew, task, outcome)
         error = crew._exhausted()
-        # Put before anybody can hear of the outcome: who has left the pool has been told.
+        # Put before the future is done: the event comes before the end of any wait for it.
         crew.events.put(
             logging.WARNING,
             f"task {describe(event.task or '', event.key)} was given up after {event.elapsed:.1f} s; its thread "
@@ -93,13 +93,13 @@ def _give_up(
 def _replace(crew: Crew, exhausted: PoolExhausted | None) -> bool:
     """Fill the slot of an abandoned worker; False if there is no thread to be had. The caller holds `lock`.
 
-    The newcomer first settles what is owed: it may take an fsync, which the timer thread has no time for. Past the
+    The new worker first settles outcomes: that may take an fsync, which the timer thread has no time for. Past the
     bound it does only that, as a member of the crew so that join() waits for it.
     """
     if exhausted is not None and not crew.takers():
         for task in crew._drain():
             if task.claim(PENDING):
-                crew.failed += 1
+                crew.counts.failed += 1
                 _owe(crew, task, Outcome(error=exhausted))
             else:
                 pass_over(task)
@@ -116,9 +116,9 @@ def fail_soon(crew: Crew, task: TaskFuture, error: BaseException) -> None:
     with crew.lock:
         if not task.claim(PENDING):
             return
-        crew.failed += 1
+        crew.counts.failed += 1
         if isinstance(error, DeadlineExceeded):
-            crew.timed_out += 1
+            crew.counts.timed_out += 1
             never_started(task, error)
         _owe(crew, task, Outcome(error=error))
         settled = is_settled_soon(crew)
@@ -191,7 +191,7 @@ def _worker_died(crew: Crew, worker: Worker, exc: BaseException) -> None:
         replaced = _succeed(crew, worker)
         if worker.abandoned:
             _refill(crew)
-        # Before anybody can hear that it has left: who has left the pool has been told.
+        # Put before the worker is forgotten: the event comes before the end of any wait for the pool.
         crew.events.put(
             logging.ERROR, f"a worker of pool {shown(crew.prefix)} died of {shown(repr(exc))} and was replaced",
             Event("respawned", crew.prefix, worker=worker.thread.name, error=exc),
@@ -215,11 +215,11 @@ def _hand_on(crew: Crew, worker: Worker, exc: BaseException) -> None:
             crew.tasks.appendleft(task)  # its successor begins it
             return
         if not task.owned():
-            return  # who has given it up settles it
+            return  # the thread that has given it up settles it
         if task.done() and task.exception() is None:  # a callback of its future raised what ends a thread
-            crew.completed += 1
+            crew.counts.completed += 1
         else:
-            crew.failed += 1
+            crew.counts.failed += 1
     _owe(crew, task, Outcome(error=exc))
 
 

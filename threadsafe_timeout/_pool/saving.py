@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout._errors import DeadlineExceeded
+from threadsafe_timeout._errors import DeadlineExceeded, TaskPoisoned
 from threadsafe_timeout._introspection.transparent import transparent
 from threadsafe_timeout._pool.options import Outcome, TaskOptions
 from threadsafe_timeout._text import shown
@@ -29,9 +29,15 @@ def saved(
     if getattr(writer, "_key", None) is None and (isinstance(name, bool) or not isinstance(name, (str, int))):
         raise TypeError(f"key= must give a str or an int to save the task under, not {name!r}")
 
+    refused: list[TaskPoisoned] = []
+
     @transparent
     def run(*args: Any, **kwargs: Any) -> Any:
-        writer.started(name)
+        try:
+            writer.started(name)
+        except TaskPoisoned as exc:
+            refused.append(exc)
+            raise
         return fn(*args, **kwargs)
 
     def settle(outcome: Outcome) -> Any:
@@ -41,6 +47,8 @@ def saved(
             except Exception as exc:
                 outcome = Outcome(error=exc)
         error = outcome.error
+        if error is not None and error in refused:
+            raise error  # what the journal says of it stays
         status = "done" if error is None else "timeout" if isinstance(error, DeadlineExceeded) else "failed"
         try:
             writer.save(name, outcome.result if error is None else error, status)

@@ -1,4 +1,4 @@
-"""Settling: tasks that somebody has claimed who has no time to give them their outcome.
+"""Settling: giving an outcome to tasks that another thread has claimed and has no time for.
 
 They stand in `crew.owed`. A worker that is started for it settles them before it does anything else, one by one; while
 one of them holds it up, another worker is started for the rest, within bounds. Where no thread is to be had, the thread
@@ -50,8 +50,8 @@ def settle_all(crew: Crew) -> None:
 
 
 def is_settled_soon(crew: Crew) -> bool:
-    """Whether a thread is about to look at what is owed. One that is settling may wait for something, maybe for
-    what is owed; but there is a limit to how many there are. The caller holds `lock`."""
+    """Whether a thread is about to look for outcomes to settle. One that is settling may wait for something, maybe
+    for one of them; but there is a limit to how many there are. The caller holds `lock`."""
     return len(crew.settling) > crew.width or any(not one.hand for one in crew.settling)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from threadsafe_timeout._pool.task import TaskFuture
     from threadsafe_timeout._pool.worker import Worker
 
-__all__ = ["CrewOptions", "CrewState"]
+__all__ = ["Counts", "CrewOptions", "CrewState"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,19 @@ class CrewOptions:
     initargs: tuple[Any, ...]
 
 
+@dataclass(slots=True, eq=False)
+class Counts:
+    """How the tasks of a crew have ended, but for what its workers count themselves. Guarded by its lock. An object of
+    its own: whoever adds up what pools have done holds this, and not the crew."""
+
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    given_up: int = 0
+    timed_out: int = 0  # of the failed and the given up: those that ended with DeadlineExceeded
+    loops: int = 0
+
+
 class CrewState:
     """What is known of a crew. `Crew` says what happens to it."""
 
@@ -46,6 +59,7 @@ class CrewState:
         self.catchable = options.catchable  # whether the handlers of its tasks see their deadline first
         self.on_expired_wait = options.on_expired_wait
         self.events = Events(options.prefix)
+        self.inner = False  # whether its tasks are the library's own, which nobody counts
         self.awaited_at_exit = True  # whether the exit of the interpreter waits for its healthy tasks
         self._initializer = options.initializer
         self._initargs = options.initargs
@@ -66,7 +80,7 @@ class CrewState:
         self.idle: dict[Worker, None] = {}  # the last to come is the first to go: its caches are warm
         self.woken: Worker | None = None  # the one of them that is on its way
         self.retiring: set[Worker] = set()  # those of them that take no work
-        self.settling: set[Worker] = set()  # those that settle what is owed, before anything else
+        self.settling: set[Worker] = set()  # those that settle outcomes, before anything else
         self.abandoned: weakref.WeakSet[Worker] = weakref.WeakSet()
         self.giving_up = 0  # tasks that are claimed and not owed yet
         self.owed: deque[TaskFuture] = deque()  # claimed by a thread that has no time to settle them
@@ -80,9 +94,8 @@ class CrewState:
         self._make_counts()
 
     def _make_counts(self) -> None:
-        self.submitted = self.completed = self.failed = self.cancelled = self.given_up = 0
-        self.timed_out = 0  # of the failed and the given up: those that ended with DeadlineExceeded
-        self.late_outcomes = self.respawned = self.replaced = self.loops = 0
+        self.counts = Counts()
+        self.submitted = self.late_outcomes = self.respawned = self.replaced = 0
 
     def not_awaited_at_exit(self) -> None:
         """The exit of the interpreter does not wait for its tasks, and it takes them until the end."""
@@ -104,11 +117,20 @@ class CrewState:
         with self.lock:
             return [task for worker in self.workers if (task := worker.task) is not None]
 
+    def effective(self) -> int:
+        """How many tasks run that are not overdue."""
+        return sum(not task.overdue for task in self.running())
+
+    def is_gone(self) -> bool:
+        """Whether its counts are final."""
+        return self.closed and not self.workers and not self.abandoned_alive()
+
     def unfinished(self) -> list[TaskFuture]:
         with self.lock:
             return [*self.running(), *self.tasks]
 
     def stats(self) -> dict[str, int]:
+        counts = self.counts
         with self.lock:
             return {
                 "workers": len(self.workers),
@@ -116,16 +138,16 @@ class CrewState:
                 "running": sum(worker.task is not None for worker in self.workers - self.settling),
                 "pending": len(self.tasks),
                 "submitted": self.submitted,
-                "completed": self.completed + sum(worker.completed for worker in self.workers),
-                "failed": self.failed + sum(worker.failed for worker in self.workers),
-                "cancelled": self.cancelled,
-                "abandoned": self.given_up,
+                "completed": counts.completed + sum(worker.completed for worker in self.workers),
+                "failed": counts.failed + sum(worker.failed for worker in self.workers),
+                "cancelled": counts.cancelled,
+                "abandoned": counts.given_up,
                 "abandoned_alive": self.abandoned_alive(),
                 "late": self.late_outcomes,
                 "respawned": self.respawned,
-                "timed_out": self.timed_out + sum(worker.timed_out for worker in self.workers),
+                "timed_out": counts.timed_out + sum(worker.timed_out for worker in self.workers),
                 "replaced": self.replaced,
-                "loops": self.loops,
+                "loops": counts.loops,
             }
 
     def after_fork_in_child(self) -> None:

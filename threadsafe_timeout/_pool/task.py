@@ -13,6 +13,7 @@ The future *is* the task: one object to make for each call, not three.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout._errors import DeadlineExceeded
 from threadsafe_timeout._introspection.names import called
 from threadsafe_timeout._pool import ladder as _ladder
+from threadsafe_timeout._pool import observer as _observer
+from threadsafe_timeout._pool import telling as _telling
 from threadsafe_timeout._pool.ending import ended
 from threadsafe_timeout._pool.future import CANCELLED, FINISHED, PENDING, RUNNING, FutureCondition, LightFuture
 from threadsafe_timeout._pool.options import Outcome, TaskOptions
@@ -37,6 +40,7 @@ __all__ = ["TaskFuture", "cancelled_while_pending", "current_task", "fail_pendin
 
 
 _NO_OPTIONS = TaskOptions()
+_NEVER = math.inf
 # Whose outcome counts: nobody's yet; that of the worker whose hand it is in; that of whoever gave it up.
 _UNCLAIMED, _BY_WORKER, _GIVEN_UP = 0, 1, 2
 
@@ -57,8 +61,9 @@ class TaskFuture(LightFuture):
     _stuck_at: Place | None = None  # where its processes were ended
     _insisting = False  # it has climbed the second
     _bereft = False  # processes that it had started were ended while it ran: what it returns may lack a part
-    _hurried = False  # somebody waited for it, in vain, and left: the next rung is the last
+    _hurried = False  # a wait for it timed out, and its pool was left: the next rung is the last
     _undo: list[Callable[[], object]] | None = None  # what to take back when it ends
+    _away: _telling.Away | None = None  # the process that it runs in
     _witnesses: tuple[Callable[[Outcome], object], ...] = ()  # called before it is settled while they are there
 
     def __init__(
@@ -97,7 +102,7 @@ class TaskFuture(LightFuture):
         if self._claimed or self.done():  # meanwhile: who released it did not find these
             self.release()
 
-    # For who holds the future
+    # For the user of the future
 
     def cancel(self) -> bool:
         return self._cancel("its future's cancel() was called")
@@ -115,7 +120,7 @@ class TaskFuture(LightFuture):
         return False
 
     def hurry(self, reason: str) -> None:
-        """Cancel it, on behalf of somebody who has waited for it long enough: it is abandoned after one `grace`."""
+        """Cancel it because a wait for it has timed out: it is abandoned after one `grace`."""
         self._hurried = True
         self._cancel(reason)
 
@@ -136,9 +141,13 @@ class TaskFuture(LightFuture):
         if self._options.deadline is not None:
             left = max(0.0, self._options.deadline - _clock.monotonic())
             scope._budget = left if scope._budget is None else min(left, scope._budget)
+        if _observer.starting is not None:
+            _observer.starting(self, context)
         try:
             result = context.run(run_in_scope, scope, function, args, kwargs)
-            return (result, None) if self._rung is None else ended(self, scope, result, None)
+            if self._rung is None and (scope._deadline == _NEVER or scope._deadline > _clock.monotonic()):
+                return result, None
+            return ended(self, scope, result, None)  # also past a deadline that nobody has noticed
         except BaseException as exc:
             return ended(self, scope, None, exc)
         finally:
@@ -157,9 +166,10 @@ class TaskFuture(LightFuture):
         return self._claimed == _BY_WORKER or self.claim(by=_BY_WORKER)
 
     def owe(self, outcome: Outcome) -> None:
-        """Have it settled with that, by `settle_owed`: by who has claimed it, or in whose hand it was struck since.
+        """Have it settled with that, by `settle_owed`: by the thread that has claimed it, or by the successor of its
+        dead worker.
 
-        What it is owed already stays, unless it was given to its `settle`, and what came of that is not known.
+        An outcome that it has already stays, unless it was given to its `settle`, and what came of that is not known.
         """
         if self._owed is None or self._options is _NO_OPTIONS:
             self._owed = outcome
@@ -190,6 +200,9 @@ class TaskFuture(LightFuture):
                 return False
             self.settle(Outcome(result, error))
             return True
+        # Read once: another thread may take it back.
+        observe = _observer.ending_well if error is None else _observer.ending
+        note = observe(self, error) if observe is not None else None
         condition = self._condition
         with condition:
             if self._claimed:
@@ -204,6 +217,8 @@ class TaskFuture(LightFuture):
             self._state = FINISHED
             if condition.installed is not None or condition.waiting is not None:
                 self._notify()
+        if note is not None:
+            note.finished(error)
         if self._undo is not None or self._rung is not None:
             self.release()
         else:  # release(), without the call
@@ -226,6 +241,8 @@ class TaskFuture(LightFuture):
         self._name = self._name or self._options.name
         if outcome.error is not None:
             self._task_name()  # it may be told of; of one that ended well nobody asks
+        observe = _observer.ending
+        note = observe(self, outcome.error) if observe is not None else None
         for witness in self._witnesses:
             witness(outcome)
         hook, self._options = self._options.settle, _NO_OPTIONS  # once, whatever is thrown at this thread
@@ -242,6 +259,8 @@ class TaskFuture(LightFuture):
             self._result, self._exception = result, error
             self._state = FINISHED
             self._notify()
+        if note is not None:
+            note.finished(error)
         self._invoke_callbacks()
 
     def add_witness(self, witness: Callable[[Outcome], object]) -> None:
@@ -268,13 +287,17 @@ class TaskFuture(LightFuture):
                 undo()
             self._undo = None
 
-    # For who looks on
+    # For observers
 
     def _task_name(self) -> str:
         if self._name is None:
             call = self._call
             self._name = self._options.name or (f"#{self._number}" if call is None else called(*call[1:], self._number))
         return self._name
+
+    def _loop_ended(self, kind: str, detail: str) -> None:
+        """A guard has ended a loop in this task."""
+        _telling.loop_ended(self, kind, detail)
 
     def elapsed(self) -> float:
         """Seconds since it started."""
@@ -285,6 +308,9 @@ class TaskFuture(LightFuture):
                 return 0.0
             began = self._begun_at = scope._entered_at
         return _clock.monotonic() - began
+
+    def _was_abandoned(self) -> bool:
+        return self._owed is not None and self.begun()
 
     @property
     def overdue(self) -> bool:
@@ -315,11 +341,13 @@ class TaskFuture(LightFuture):
 
 
 def current_task() -> TaskFuture | None:
-    """The pool's task that this thread runs, or whose context it inherited; None outside of one."""
+    """The pool's task that this code runs in, or whose context it inherited; None outside of one. (An `AsyncPool`'s
+    has the same methods as far as they are asked for.)"""
     scope = _around.current_scope()
     while scope is not None:
-        if isinstance(scope, TaskScope):
-            return scope.task
+        if hasattr(type(scope), "task"):
+            task: TaskFuture | None = scope.task  # type: ignore[attr-defined]
+            return task
         scope = scope._parent
     return None
 
@@ -344,14 +372,14 @@ def pass_over(task: TaskFuture) -> None:
         task.set_running_or_notify_cancel()
     task.release()
     with task._crew.lock:
-        task._crew.cancelled += 1
+        task._crew.counts.cancelled += 1
 
 
 def fail_pending(task: TaskFuture, error: BaseException) -> None:
     """Fail a task that can never start."""
     if task.claim(PENDING):
         with task._crew.lock:
-            task._crew.failed += 1
+            task._crew.counts.failed += 1
         task.settle(Outcome(error=error))
     else:
         cancelled_while_pending(task)

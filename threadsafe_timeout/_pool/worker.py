@@ -6,9 +6,10 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import DeadlineExceeded
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._pool.options import Outcome
 from threadsafe_timeout._pool.replacing import late, report_death, worker_gone, worker_left
 from threadsafe_timeout._pool.settling import drawn
@@ -28,8 +29,8 @@ class Worker:
     """One thread of the crew."""
 
     __slots__ = (
-        "__weakref__", "abandoned", "completed", "crew", "failed", "first", "hand", "retire", "source", "stuck_in",
-        "stuck_scope", "thread", "timed_out", "wake",
+        "__weakref__", "abandoned", "completed", "crew", "doing", "failed", "first", "hand", "retire", "seen", "source",
+        "stuck_in", "stuck_scope", "thread", "timed_out", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -44,9 +45,15 @@ class Worker:
         self.source = drawn(crew.tasks)
         self.completed = self.failed = self.timed_out = 0  # written by its own thread; the last are of the failed
         self.abandoned = False  # guarded by crew.lock
+        self.doing: Any = None  # what it notes itself of its task, while the run is recorded
+        self.seen: Any = None  # what the recorder has seen of that
         self.stuck_in: Event | None = None  # what it was abandoned in
         self.stuck_scope: CancelScope | None = None
         self.thread = DaemonThread(self._main, name, functools.partial(worker_gone, crew, self))
+
+    @property
+    def name(self) -> str:
+        return self.thread.name
 
     def scope_in_force(self) -> CancelScope | None:
         """The scope of the task it runs, or was given up in."""
@@ -55,7 +62,7 @@ class Worker:
 
     @property
     def task(self) -> TaskFuture | None:
-        """The task it has taken, for who looks on."""
+        """The task it has taken, for observers."""
         try:
             return self.hand[0]
         except IndexError:
@@ -67,6 +74,8 @@ class Worker:
         try:
             if not crew.admit(self):
                 return
+            if (began := _observer.began) is not None:
+                began(crew)
             if self.first is not None:
                 self.first(self)
                 self.first = None
