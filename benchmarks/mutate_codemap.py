@@ -63,7 +63,8 @@ def run(folder, *arguments):
 def places(folder):
     with open(folder / "threadsafe_timeout" / "_interruption" / "code_map_check.py", "a") as file:
         file.write(BLIND)
-    done = run(folder, "-m", "pytest", "-q", "-n", "2", "tests/interruption/test_interrupt.py", "-k", "every_place")
+    tests = "tests/interruption/test_interrupt_places.py"
+    done = run(folder, "-m", "pytest", "-q", "-n", "2", tests, "-k", "every_place")
     failed = [line.split("[")[-1].split("]")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")]
     return ", ".join(failed) or ("" if done.returncode == 0 else done.stdout[-500:])
 

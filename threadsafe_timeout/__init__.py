@@ -10,15 +10,17 @@ All durations are seconds. Instants are on the monotonic clock.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from threadsafe_timeout._errors import (
     Cancelled,
+    CannotBeSent,
+    ClusterLost,
     DeadlineExceeded,
     LoopDetected,
     MissingExtraError,
     PoolExhausted,
     SettingError,
+    TaskPoisoned,
+    TaskProcessDied,
     ThreadsafeTimeoutError,
 )
 from threadsafe_timeout._scopes.around import check_cancelled
@@ -27,6 +29,7 @@ from threadsafe_timeout._scopes.scope import CancelScope
 from threadsafe_timeout._scopes.shield import shield
 from threadsafe_timeout._scopes.sleep import sleep
 from threadsafe_timeout._scopes.time_left import current_deadline, time_remaining
+from threadsafe_timeout._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from threadsafe_timeout._guard.guard import guard_interactive, guarded
@@ -40,13 +43,17 @@ if TYPE_CHECKING:
     from threadsafe_timeout._scopes.tokens import CancelSource, CancelToken
     from threadsafe_timeout._settings import Settings
     from threadsafe_timeout.checkpoint import CheckpointWriter, checkpointed, load_checkpoint
+    from threadsafe_timeout.engines.coroutines import AsyncPool
 
 __all__ = [
+    "AsyncPool",
     "CancelScope",
     "CancelSource",
     "CancelToken",
     "Cancelled",
+    "CannotBeSent",
     "CheckpointWriter",
+    "ClusterLost",
     "DeadlineExceeded",
     "Event",
     "LoopDetected",
@@ -56,6 +63,8 @@ __all__ = [
     "PoolHealth",
     "SettingError",
     "Settings",
+    "TaskPoisoned",
+    "TaskProcessDied",
     "ThreadPoolExecutor",
     "ThreadsafeTimeoutError",
     "Timer",
@@ -81,6 +90,7 @@ __all__ = [
 
 # Imported on first use: a program that only wants a deadline does not pay for the pool or the file lock.
 _LAZY = {
+    "AsyncPool": "engines.coroutines",
     "CancelSource": "_scopes.tokens",
     "CancelToken": "_scopes.tokens",
     "CheckpointWriter": "checkpoint",

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
     wanted = next((word for word in arguments if not word.startswith("-")), None)
-    parser = _Parser(prog="threadsafe-timeout", description=__doc__.splitlines()[0])
+    parser = _Parser(prog="threadsafe-timeout", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=version("threadsafe-timeout"))
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     try:

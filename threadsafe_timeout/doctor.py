@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, packages_distributions, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from threadsafe_timeout import _settings
 from threadsafe_timeout._environment import finder as _finder
 from threadsafe_timeout._environment import surroundings as _surroundings
+from threadsafe_timeout._environment.distributions import GROUP
 from threadsafe_timeout._files import why_not_creatable
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._patching import install as _install
@@ -60,7 +61,7 @@ def examine() -> dict[str, Any]:
         "installed": patching is not None,
         "why_not": _surroundings.why_not(),
         "interrupt": {"mechanism": support.mechanism, "detail": support.detail},
-        "patches": [_patch(entry, patching) for entry in _install.known_patches().values()],
+        "patches": [_patch(entry, patching) for entry in _entry_points()],
         "not_rebound": [] if patching is None else list(_not_rebound(patching)),
         "settings": {
             name: _setting(name, getattr(settings, name), sources.get(name, "default"), patching)
@@ -72,11 +73,20 @@ def examine() -> dict[str, Any]:
 def _setting(name: str, value: Any, source: str, patching: _install.Patching | None) -> dict[str, Any]:
     if name == "checkpoint" and value is not None and patching is not None:
         problem = "the patch legacy_runner, which writes it, is left out"
-        if "legacy_runner" in patching.patches:
+        if "legacy_runner" in patching.patches or _settings.settings().save == "tasks":
             problem = why_not_creatable(value.replace("<runner>", "runner")) or ""
         if problem:  # nobody is to look for a file that is not written
             return {"value": None, "source": source, "problem": problem}
     return {"value": value, "source": source}
+
+
+def _entry_points() -> list[EntryPoint]:
+    """Those of the patches there are, with the distributions that they are from."""
+    from_each = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
+    return [
+        from_each.get(found) or EntryPoint(found.name, found.value, GROUP)
+        for found in _install.known_patches().values()
+    ]
 
 
 def _patch(entry: EntryPoint, patching: _install.Patching | None) -> dict[str, Any]:
@@ -90,6 +100,9 @@ def _patch(entry: EntryPoint, patching: _install.Patching | None) -> dict[str, A
         found["state"], found["detail"] = _why_not(name, patching)
         return found
     patch = patching.patches[name]
+    if patch.broken:
+        found["state"], found["detail"] = _why_not(name, patching)
+        return found
     found["modules"] = modules = [_module(name, module, patching) for module in patch.MODULES]
     states = {module["state"] for module in modules}
     for state in ("failed", "out of range"):
@@ -174,7 +187,7 @@ def import_installed() -> None:
             if version_of(module, distribution) is None or not _is_installed(module, distribution):
                 continue
             try:
-                with _environment(getattr(patch, "IMPORT_WITH", {})):
+                with _environment(patch.IMPORT_WITH):
                     import_module(module)
             except ModuleNotFoundError:
                 pass  # a submodule that this version does not have

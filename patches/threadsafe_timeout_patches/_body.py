@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._scopes import scope as _scope
 from threadsafe_timeout._timing import clock as _clock
-
-if TYPE_CHECKING:
-    from threadsafe_timeout_patches._llm_call import Call
+from threadsafe_timeout_patches._llm_call import Call, begins, ends
 
 __all__ = ["Body", "Content"]
 
@@ -67,6 +65,8 @@ class Body:
     def wait(self) -> _scope.CancelScope | None:
         """The scope for waiting for the next piece; None if the one around the client's whole work will do."""
         call = self._call
+        if call.answered:
+            begins(call)
         until = call.until if call.answered else math.inf
         if call.idle_content is not None:
             self._waits_since = _clock.monotonic()
@@ -74,9 +74,15 @@ class Body:
         return None if until == math.inf else _deadlines.move_on_at(until, name="LLM call")
 
     def came(self, chunk: bytes) -> None:
+        self.over()
         if self._call.idle_content is not None:
             waited = self._waited + _clock.monotonic() - self._waits_since
             self._waited = 0.0 if self._content.is_in(chunk) else waited
+
+    def over(self) -> None:
+        """It is not waited for any more."""
+        if self._call.answered:
+            ends(self._call)
 
     def is_late(self) -> Exception:
         call = self._call
@@ -103,6 +109,7 @@ class Body:
                 self.came(piece)
                 yield piece
         finally:
+            self.over()
             if hasattr(iterator, "close"):
                 iterator.close()
 
@@ -123,5 +130,6 @@ class Body:
                 self.came(piece)
                 yield piece
         finally:
+            self.over()
             if hasattr(iterator, "aclose"):
                 await iterator.aclose()

@@ -19,16 +19,16 @@ returned.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextvars import ContextVar
 from threading import get_ident
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from threadsafe_timeout._introspection.transparent import transparent
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout._scopes import scope as _scope
@@ -37,7 +37,7 @@ from threadsafe_timeout._scopes.catchable import library_call
 from threadsafe_timeout._settings import settings
 
 __all__ = [
-    "Call", "begin_attempt", "current", "explained", "http_call", "llm_call", "refuse_after_deadline",
+    "Call", "begin_attempt", "begins", "current", "ends", "explained", "http_call", "llm_call", "refuse_after_deadline",
     "refuse_long_wait", "run", "run_async", "run_entering", "run_entering_async",
 ]  # fmt: skip
 
@@ -50,8 +50,8 @@ class Call:
     """The limits of one call."""
 
     __slots__ = (
-        "_make_error", "_scope", "answered", "carried", "first_byte", "idle_content", "is_llm", "limit", "too_long",
-        "until", "why", "worker",
+        "_make_error", "_scope", "answered", "attempts", "carried", "first_byte", "idle_content", "is_llm", "known",
+        "limit", "too_long", "until", "why", "worker",
     )  # fmt: skip
 
     def __init__(self, limit: float | None, make_error: Callable[[], Exception], *, is_llm: bool) -> None:
@@ -62,6 +62,8 @@ class Call:
         self.first_byte: float | None = None
         self.idle_content: float | None = None
         self.until = math.inf
+        self.attempts = 0
+        self.known = False  # see `_pool/observer`
         self.answered = False  # the client has returned, or failed: what comes now is read by the program
         self.carried = False  # whoever sends for the call limits the body already; what it sends through need not
         self.why: str | None = None  # the present attempt was ended, because
@@ -144,6 +146,7 @@ def refuse_after_deadline() -> None:
 def begin_attempt(call: Call) -> None:
     """What every attempt begins with, where something is sent for `call`."""
     call.why = None
+    call.attempts += 1
     if call.is_llm:
         refuse_after_deadline()
 
@@ -178,11 +181,12 @@ def _run(call: Call, function: _Function, args: tuple[Any, ...], kwargs: dict[st
         return function(*args, **kwargs)
     _current.set(call)
     call.answered, call.worker = False, get_ident()
+    begins(call)
     try:
         with call.scope() as scope:
             call.until = scope.deadline
             answer = function(*args, **kwargs)
-            if inspect.isgenerator(answer):
+            if isinstance(answer, GeneratorType):
                 call.until = math.inf  # nothing has begun
                 return _each(call, answer)
             return answer
@@ -191,6 +195,7 @@ def _run(call: Call, function: _Function, args: tuple[Any, ...], kwargs: dict[st
         raise
     finally:
         call.answered = True
+        ends(call)
         _current.set(around)  # not a reset: see the core's _scope._MAY_RESET
     raise call.used_up()
 
@@ -202,11 +207,12 @@ async def run_async(call: Call, function: _Function, *args: Any, **kwargs: Any) 
         return await function(*args, **kwargs)
     _current.set(call)
     call.answered, call.worker = False, _task()
+    begins(call)
     try:
         with call.scope() as scope:
             call.until = scope.deadline
             answer = await function(*args, **kwargs)
-            if inspect.isasyncgen(answer):
+            if isinstance(answer, AsyncGeneratorType):
                 call.until = math.inf
                 return _each_async(call, answer)
             return answer
@@ -215,11 +221,25 @@ async def run_async(call: Call, function: _Function, *args: Any, **kwargs: Any) 
         raise
     finally:
         call.answered = True
+        ends(call)
         _current.set(around)
     raise call.used_up()
 
 
+def begins(call: Call) -> None:
+    """Tell who records the run that something is waited for."""
+    if _observer.llm_begins is not None and call.is_llm:
+        _observer.llm_begins(call)
+
+
+def ends(call: Call) -> None:
+    if _observer.llm_ends is not None and call.is_llm:
+        _observer.llm_ends(call)
+
+
 def _task() -> object:
+    import asyncio  # here: the import takes longer than that of this library, and many programs have no event loop
+
     try:
         return asyncio.current_task()
     except RuntimeError:  # another event loop

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from threadsafe_timeout._introspection.transparent import transparent
 from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._scopes.catchable import library_call
+from threadsafe_timeout._timing.clock import monotonic
 from threadsafe_timeout_patches import _llm_call
 
 __all__ = ["Entry", "MakeError", "httpx_timeout", "patch_entries"]
@@ -22,8 +23,7 @@ MakeError = Callable[[Any, _Arguments, dict[str, Any]], Callable[[], Exception] 
 error for it; None if it is no LLM call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Names of methods, or functions, at which calls begin. Those that a version does not have are left out."""
 
     names: tuple[str, ...]
@@ -51,13 +51,26 @@ def patch_entries(module: ModuleType, patching: Patching, entries: Sequence[Entr
         raise LookupError(f"{module.__name__} has none of the methods at which calls begin")
 
 
+class _Counted:
+    """Around a call, for whoever counts them."""
+
+    __slots__ = ("_begun",)
+
+    def __enter__(self) -> None:
+        self._begun = monotonic()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if _observer.llm_called is not None:
+            _observer.llm_called(monotonic() - self._begun, error)
+
+
 def _calling(make_error: MakeError) -> Callable[..., Any]:
     @transparent
     def call(wrapped: _Wrapped, client: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
         error = make_error(client, args, kwargs) if _is_outermost() else None
         if error is None:
             return wrapped(*args, **kwargs)
-        with library_call():
+        with _Counted(), library_call():
             return _llm_call.run(_llm_call.llm_call(error), wrapped, *args, **kwargs)
 
     return call
@@ -69,7 +82,8 @@ def _calling_async(make_error: MakeError) -> Callable[..., Any]:
         error = make_error(client, args, kwargs) if _is_outermost() else None
         if error is None:
             return await wrapped(*args, **kwargs)
-        return await _llm_call.run_async(_llm_call.llm_call(error), wrapped, *args, **kwargs)
+        with _Counted():
+            return await _llm_call.run_async(_llm_call.llm_call(error), wrapped, *args, **kwargs)
 
     return call
 

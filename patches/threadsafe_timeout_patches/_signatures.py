@@ -8,10 +8,8 @@ the original as it is: it begins with a cooperative point, and is not capped.
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable
-from inspect import Parameter
 from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
@@ -20,7 +18,6 @@ from threadsafe_timeout._scopes import around as _around
 __all__ = ["fitting"]
 
 _IN_C = (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType)
-_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def fitting(original: Callable[..., Any], new: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,13 +25,16 @@ def fitting(original: Callable[..., Any], new: Callable[..., Any]) -> Callable[.
     `original` takes."""
     if isinstance(original, _IN_C) or _is_standard(getattr(original, "__globals__", {}).get("__name__")):
         return new
+    import inspect  # only for a program with such a tool
+
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     ours = inspect.signature(new, follow_wrapped=False)
     try:
         theirs = inspect.signature(original, follow_wrapped=False)
     except (TypeError, ValueError):  # it does not say
         theirs = ours
     known = list(theirs.parameters.values())[: len(ours.parameters)]
-    if any(parameter.kind not in _POSITIONAL for parameter in known):
+    if any(parameter.kind not in positional for parameter in known):
         theirs = ours  # it takes anything: what is given as to the standard function is meant as there
         known = list(ours.parameters.values())
     names = frozenset(parameter.name for parameter in known)

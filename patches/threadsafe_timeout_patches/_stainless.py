@@ -4,19 +4,24 @@ off and tries again, on httpx or httpx2."""
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout._guard.client import guard_of_request
 from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import time_left as _time_left
+from threadsafe_timeout._timing import preload as _preload
 from threadsafe_timeout_patches import _llm_call
 from threadsafe_timeout_patches._llm_entries import Entry, patch_entries
 
+if TYPE_CHECKING:
+    from threadsafe_timeout._guard.client import ClientGuard
+
 __all__ = ["apply"]
 
+_GUARD = "threadsafe_timeout._guard.client"
 _Wrapped = Callable[..., Any]
 _ENTRIES = (
     Entry(("request",), "SyncAPIClient"),
@@ -36,12 +41,14 @@ def apply(module: ModuleType, patching: Patching) -> None:
     patching.wrap_object(module.SyncAPIClient, "request", _guarded)
     patching.wrap_object(module.AsyncAPIClient, "request", _guarded_async)
     patching.wrap_object(module.BaseClient, "_calculate_retry_timeout", _back_off)
+    # Not loaded here: it takes as long as all other patches of this program, and many never make a request in a scope.
+    _preload.also(_GUARD)
 
 
 def _guarded(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Inside a scope the guard looks at the conversation that is sent, and at the answer: see `_guard.client`."""
     body = _body(args, kwargs)
-    guard = None if _around.current_scope() is None else guard_of_request(body)
+    guard = _guard_of(body)
     if guard is not None:
         guard.asks(body)
     answer = wrapped(*args, **kwargs)
@@ -52,13 +59,23 @@ def _guarded(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict
 
 async def _guarded_async(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     body = _body(args, kwargs)
-    guard = None if _around.current_scope() is None else guard_of_request(body)
+    guard = _guard_of(body)
     if guard is not None:
         guard.asks(body)
     answer = await wrapped(*args, **kwargs)
     if guard is not None:
         guard.answered(answer)
     return answer
+
+
+def _guard_of(body: Any) -> ClientGuard | None:
+    if _around.current_scope() is None:
+        return None
+    if _GUARD not in sys.modules:
+        _preload.load(_GUARD)
+    from threadsafe_timeout._guard.client import guard_of_request
+
+    return guard_of_request(body)
 
 
 def _body(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -75,7 +92,7 @@ def _back_off(wrapped: _Wrapped, client: Any, args: tuple[Any, ...], kwargs: dic
     if call is None or left == math.inf:
         return seconds
     headers = args[2] if len(args) > 2 else kwargs.get("response_headers")
-    asked = client._parse_retry_after_header(headers)  # the client itself disregards a long one, and asks in vain
+    asked = client._parse_retry_after_header(headers)  # the client ignores a long one, and asks too early
     if asked is not None and asked > left:
         call.give_up(f"the server asks to wait {asked:.0f} s (Retry-After), and only {left:.1f} s are left")
     elif seconds >= left:

@@ -22,6 +22,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from sys import _getframe
 from types import FrameType, ModuleType
@@ -29,7 +30,6 @@ from typing import Any
 
 from threadsafe_timeout._introspection.places import place_of
 from threadsafe_timeout._patching.install import Patching
-from threadsafe_timeout._pool import exit as _exit
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import clean_up as _clean_up
 from threadsafe_timeout._scopes import registration as _registration
@@ -87,7 +87,7 @@ def _patch_sigint(module: ModuleType, patching: Patching) -> None:
         return
 
     def on_sigint(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _exit.note_interrupted()
+        _note_interrupted()
         return original(self, *args, **kwargs)
 
     replace_attribute(patching, module.Runner, "_on_sigint", on_sigint)
@@ -101,10 +101,17 @@ def _patch_run_forever(module: ModuleType, patching: Patching) -> None:
         try:
             return original(self)
         except KeyboardInterrupt:
-            _exit.note_interrupted()
+            _note_interrupted()
             raise
 
     replace_attribute(patching, module.BaseEventLoop, "run_forever", run_forever)
+
+
+def _note_interrupted() -> None:
+    exit_ = sys.modules.get("threadsafe_timeout._pool.exit")  # not imported here, in a signal handler
+    note = getattr(exit_, "note_interrupted", None)  # else there is no pool, or not yet
+    if note is not None:
+        note()
 
 
 def _is_clean_up(future: Any, caller: FrameType) -> bool:
@@ -124,65 +131,76 @@ def _refuse_if_cancelled(coroutine: Any) -> None:
         raise
 
 
+class _Run:
+    """A task that a loop runs inside a scope: it is cancelled when the scope is, and an alarm's handler ends it."""
+
+    def __init__(self, loop: Any, task: Any) -> None:
+        self.loop, self.task = loop, task
+        self.context = contextvars.copy_context()  # in place of the thread's, which is in use: the loop runs in it
+        self.asked = self.ended = False
+        self.raised: BaseException | None = None
+        self.registrations = [
+            _registration.on_cancel(self._ask, alarms=False),
+            _registration.on_cancel(lambda: self._in_loop(self._run_alarms)),
+        ]
+
+    def end(self) -> None:
+        self.ended = True
+        for registration in self.registrations:
+            registration.unregister()
+        _around.take_over(self.context)
+
+    def _ask(self) -> None:
+        self.asked = True
+        self._in_loop(self._cancel)
+
+    def _cancel(self) -> None:
+        # Again after each grace: a clean-up that awaits for ever does not keep its thread.
+        cancelled = _around.cancelled_scope(always=True)
+        if not self.ended and not self.task.done() and cancelled is not None:
+            self.task.cancel()
+            again = max(cancelled._delivered.grace, _clean_up.SHORTEST)
+            self.loop.call_later(again, self._cancel, context=self.context)
+
+    def _run_alarms(self) -> None:
+        if self.ended or self.raised is not None:
+            return  # what is due stays due
+        try:
+            _around.run_due_alarms()
+        except BaseException as exc:
+            self.raised = exc
+            self.task.cancel()
+
+    def _in_loop(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self.loop.call_soon_threadsafe(call, context=self.context)
+
+
 def _run_in_scope(original: _Wrapped, loop: Any, future: Any) -> Any:
     import asyncio
 
     task = asyncio.ensure_future(future, loop=loop)
     if task is not future:
         task._log_destroy_pending = False  # as the original does: the caller has no task to ask
-
-    asked = ended = False
-    raised: BaseException | None = None
-    context = contextvars.copy_context()  # in place of the thread's, which is in use: the loop runs in it
-
-    def ask() -> None:
-        nonlocal asked
-        asked = True
-        in_loop(cancel)
-
-    def cancel() -> None:
-        # Again after each grace: a clean-up that awaits for ever does not keep its thread.
-        cancelled = _around.cancelled_scope(always=True)
-        if not ended and not task.done() and cancelled is not None:
-            task.cancel()
-            loop.call_later(max(cancelled._delivered.grace, _clean_up.SHORTEST), cancel, context=context)
-
-    def run_alarms() -> None:
-        nonlocal raised
-        if ended or raised is not None:
-            return  # what is due stays due
-        try:
-            _around.run_due_alarms()
-        except BaseException as exc:
-            raised = exc
-            task.cancel()
-
-    def in_loop(call: Callable[[], object]) -> None:
-        with contextlib.suppress(RuntimeError):  # closed meanwhile
-            loop.call_soon_threadsafe(call, context=context)
-
-    registrations = [_registration.on_cancel(ask, alarms=False), _registration.on_cancel(lambda: in_loop(run_alarms))]
+    run = _Run(loop, task)
     try:
         result = original(loop, task)
     except BaseException as exc:
-        if raised is None:
-            if not (asked and isinstance(exc, asyncio.CancelledError)):
+        if run.raised is None:
+            if not (run.asked and isinstance(exc, asyncio.CancelledError)):
                 raise
-            raised = exc
+            run.raised = exc
     finally:
-        ended = True
-        for registration in registrations:
-            registration.unregister()
-        _around.take_over(context)
-    if raised is None:
+        run.end()
+    if run.raised is None:
         return result
     try:
-        if isinstance(raised, asyncio.CancelledError):
-            with _clean_up.found_at(place_of(raised)):  # in the coroutine
+        if isinstance(run.raised, asyncio.CancelledError):
+            with _clean_up.found_at(place_of(run.raised)):  # in the coroutine
                 _around.raise_if_cancelled()  # down here: in the handler above this would count as clean-up
-        raise raised
+        raise run.raised
     finally:
-        raised = None  # its traceback refers to this frame
+        run.raised = None  # its traceback refers to this frame
 
 
 def _patch_run_coroutine_threadsafe(module: ModuleType, patching: Patching) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import wrapt  # noqa: F401  # `apply` needs it, and is to import nothing
+
 from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout._scopes import deadlines as _deadlines
 from threadsafe_timeout_patches import _llm_call

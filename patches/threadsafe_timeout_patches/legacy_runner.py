@@ -23,15 +23,18 @@ from typing import Any, Literal, cast
 
 import wrapt
 
-from threadsafe_timeout._errors import Cancelled, DeadlineExceeded
+from threadsafe_timeout._errors import Cancelled, DeadlineExceeded, TaskPoisoned
 from threadsafe_timeout._guard.guard import guard_interactive
 from threadsafe_timeout._guard.tally import cut_answers
+from threadsafe_timeout._introspection.transparent import transparent
 from threadsafe_timeout._patching.install import Patching
 from threadsafe_timeout._pool.options import Outcome, TaskOptions
+from threadsafe_timeout._processes import lives as _lives
 from threadsafe_timeout._scopes import deadlines as _deadlines
-from threadsafe_timeout._settings import Settings, settings
+from threadsafe_timeout._settings import settings
 from threadsafe_timeout._text import shown
 from threadsafe_timeout.checkpoint import CheckpointWriter, Ordinals, Record, open_run, task_fingerprint
+from threadsafe_timeout.checkpoint._program_run import journal_path
 from threadsafe_timeout_patches._legacy_database import Counted
 
 __all__ = ["CLASSES", "MODULES", "apply"]
@@ -101,16 +104,30 @@ class Run:
         task = args[0] if args else kwargs.get("task")
         key, saved = self._take(task)
         if saved is not None:
-            result = saved.result
+            result = poison_record(task, saved) if isinstance(saved, TaskPoisoned) else saved.result
             self._note(result, key)
-            return (lambda *_args, **_kwargs: result), TaskOptions(name=key)
+            return (lambda *_args, **_kwargs: result), TaskOptions(name=key, here=True)
         timeout = getattr(task, "timeout", None)
         limit = settings().task_timeout
         if limit is None and isinstance(timeout, int | float) and timeout > 0:
             limit = float(timeout)
-        return original, TaskOptions(timeout=limit, name=key, settle=lambda outcome: self._settle(task, key, outcome))
+        options = TaskOptions(timeout=limit, name=key, settle=lambda outcome: self._settle(task, key, outcome))
+        return (self._noting(original, key) if _lives.supervised else original), options
 
-    def _take(self, task: object) -> tuple[str, Record | None]:
+    def _noting(self, original: Callable[..., Any], key: str) -> Callable[..., Any]:
+        """Have the journal say that it starts: if the program stalls, it is known what ran then."""
+
+        @transparent
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                writer = self._writer
+            if writer is not None:
+                writer.started(key)
+            return original(*args, **kwargs)
+
+        return run
+
+    def _take(self, task: object) -> tuple[str, Record | TaskPoisoned | None]:
         with self._lock:
             self._open()
             known = self._keys.get(id(task))
@@ -119,7 +136,9 @@ class Run:
                 self._keys[id(task)] = (task, key)
             else:
                 key = known[1]
-            saved = self._finished.get(key) if known is None else None
+            saved: Record | TaskPoisoned | None = self._finished.get(key) if known is None else None
+            if self._writer is not None:
+                saved = self._writer.past.refusal(key) or saved
             if saved is None:
                 self._outstanding += 1
             return key, saved
@@ -218,14 +237,6 @@ def run_inline(fn: Callable[..., Any], options: TaskOptions, args: Any, kwargs: 
     return outcome.result
 
 
-def journal_path(chosen: Settings) -> Path | None:
-    """Where the run's journal is, or None if it is off."""
-    if chosen.checkpoint is None:
-        return None
-    runner = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c") else "runner"
-    return Path(chosen.checkpoint.replace("<runner>", runner))
-
-
 def _fingerprint(task: object) -> str:
     try:
         return task_fingerprint(task, ignore=("timeout",))  # it may be changed between a run and its resumption
@@ -244,12 +255,21 @@ def _status(result: Any) -> str:
 def timeout_record(task: object, error: DeadlineExceeded) -> dict[str, Any]:
     """The record the runner makes of a task that timed out; its statistics count one by this text."""
     seconds = error.budget if error.budget is not None else error.elapsed or 0.0
+    return _failure_record(task, f"Test timeout after {seconds:g} seconds", "timeout", error.elapsed)
+
+
+def poison_record(task: object, error: TaskPoisoned) -> dict[str, Any]:
+    """The same of one that is not run, because it brings the program down."""
+    return _failure_record(task, str(error), "poison", 0.0)
+
+
+def _failure_record(task: object, text: str, kind: str, seconds: float | None) -> dict[str, Any]:
     return {
         "success": False,
         "success_level": "failure",
-        "error": f"Test timeout after {seconds:g} seconds",
-        "error_type": "timeout",
-        "execution_time": error.elapsed,
+        "error": text,
+        "error_type": kind,
+        "execution_time": seconds,
         "tool_calls": [],
         "turns": 0,
         "workflow_score": 0.0,

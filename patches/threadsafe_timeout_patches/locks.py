@@ -3,7 +3,8 @@
 A lock is written in C and waits in C, where nothing wakes it but its release. So what `threading.Lock()` and
 `threading.RLock()` make while this is installed is a stand-in around the real one: it takes that without waiting if it
 is free, and only a thread inside a scope that finds it taken waits in a queue of the stand-in's, where a cancellation
-reaches it. Whoever releases it wakes the first of them. As with the real one, who comes at the right moment is first.
+reaches it. A release wakes the first of them. As with a real lock, a thread that comes at the right moment may be
+faster.
 
 Why opt-in, three reasons:
 
@@ -17,7 +18,7 @@ Why opt-in, three reasons:
 Guarantees:
 
 - What the standard library and the packages in `PROTECTED` make are real locks; so are those made before `install()`.
-- A cancelled waiter does not hold the lock, and nobody waits in vain for having been behind it.
+- A cancelled waiter does not hold the lock, and those behind it in the queue get the lock all the same.
 - `Condition` over a stand-in takes it back whatever is cancelled: `_acquire_restore` waits as ever.
 """
 

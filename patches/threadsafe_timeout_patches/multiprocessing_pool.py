@@ -6,6 +6,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._pool.dummy_pool import ThreadPool
 
 __all__ = ["MODULES", "apply"]
 
@@ -13,6 +14,4 @@ MODULES = ("multiprocessing.pool",)
 
 
 def apply(module: ModuleType, patching: Patching) -> None:
-    from threadsafe_timeout._pool.multiprocessing_pool import ThreadPool
-
     patching.replace(module, "ThreadPool", ThreadPool)

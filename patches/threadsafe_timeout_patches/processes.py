@@ -20,7 +20,6 @@ Not reached: what C code starts by itself, and what is started in a thread that 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -130,6 +129,8 @@ def _system(original: _Wrapped) -> _Wrapped:
         if current_scope() is None:
             return original(command)  # type: ignore[no-any-return]  # the original is untyped
         _around.raise_if_cancelled()
+        import subprocess  # only for a program that does this
+
         command = os.fsencode(command)
         sys.audit("os.system", command)
         # Like the original, which does not know of Python's signals and descriptors.

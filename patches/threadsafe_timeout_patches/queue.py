@@ -2,7 +2,7 @@
 
 The class is written in C, where a waiting `get` cannot be woken without giving it an item. So what is called
 `queue.SimpleQueue` while this is installed is a subclass, which puts those who wait in a scope into a queue of their
-own; who waits outside a scope waits in the original.
+own; a thread outside a scope waits in the original.
 
 Guarantees:
 
@@ -44,22 +44,32 @@ def apply(module: ModuleType, patching: Patching) -> None:
     patching.replace(module, "SimpleQueue", _replacement(module.SimpleQueue))
 
 
-def _replacement(original: Any) -> Any:
-    new, put, get, current_scope = original.__new__, original.put, original.get, _around.current_scope
+def _kind(original: Any) -> type[type]:
+    """The metaclass of what stands in for `original`: the class right above that one, and no subclass of its own."""
 
     class Kind(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            if cls is SimpleQueue and called_by_library(_getframe(1)):
+            if cls.__bases__ == (original,) and called_by_library(_getframe(1)):
                 return original(*args, **kwargs)
             return super().__call__(*args, **kwargs)
 
         def __instancecheck__(cls, instance: Any) -> bool:
-            return isinstance(instance, original) if cls is SimpleQueue else super().__instancecheck__(instance)
+            if cls.__bases__ == (original,):
+                return isinstance(instance, original)
+            return super().__instancecheck__(instance)
 
         def __subclasscheck__(cls, subclass: type) -> bool:
-            return issubclass(subclass, original) if cls is SimpleQueue else super().__subclasscheck__(subclass)
+            if cls.__bases__ == (original,):
+                return issubclass(subclass, original)
+            return super().__subclasscheck__(subclass)
 
-    class SimpleQueue(original, metaclass=Kind):  # type: ignore[misc]  # a class only known at run time
+    return Kind
+
+
+def _replacement(original: Any) -> Any:
+    new, put, get, current_scope = original.__new__, original.put, original.get, _around.current_scope
+
+    class SimpleQueue(original, metaclass=_kind(original)):  # type: ignore[misc, metaclass]  # a class only known at run time
         __slots__ = ("_waiting_in_scopes",)
         _waiting_in_scopes: deque[LockType]  # needs no lock: whatever is done to it is one step of the deque's
 
@@ -91,11 +101,14 @@ def _replacement(original: Any) -> Any:
         def __reduce__(self) -> Any:
             raise TypeError("cannot pickle '_queue.SimpleQueue' object")
 
-    SimpleQueue.__doc__, SimpleQueue.__module__ = original.__doc__, original.__module__
-    SimpleQueue.__qualname__ = original.__qualname__
-    for name in ("put", "put_nowait", "get"):
-        getattr(SimpleQueue, name).__doc__ = getattr(original, name).__doc__
+    _describe(SimpleQueue, original)
     return SimpleQueue
+
+
+def _describe(new: Any, original: Any) -> None:
+    new.__doc__, new.__module__, new.__qualname__ = original.__doc__, original.__module__, original.__qualname__
+    for name in ("put", "put_nowait", "get"):
+        getattr(new, name).__doc__ = getattr(original, name).__doc__
 
 
 def _wake_one(waiting: deque[LockType]) -> None:

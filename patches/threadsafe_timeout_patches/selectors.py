@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import select as _select_module
+import selectors as _selectors  # noqa: F401  # it keeps the original of what is patched in `select`
 from collections.abc import Callable
 from sys import _getframe
 from types import FrameType, ModuleType

@@ -14,23 +14,28 @@ from __future__ import annotations
 import errno
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable
 from operator import index
 from types import BuiltinFunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from threadsafe_timeout._interruption import alarm as _alarm
-from threadsafe_timeout._interruption.alarm import Alarm, off_main_thread
+from threadsafe_timeout._interruption.main_thread import off_main_thread
 from threadsafe_timeout._patching.install import Patching
+from threadsafe_timeout._timing import preload as _preload
 from threadsafe_timeout_patches._builtin import stand_in
 from threadsafe_timeout_patches._waiting import real
+
+if TYPE_CHECKING:
+    from threadsafe_timeout._interruption.alarm import Alarm
 
 __all__ = ["MODULES", "SUPPORTED", "apply"]
 
 MODULES = ("signal", "wrapt_timeout_decorator.wrap_helper")
 SUPPORTED = {"wrapt-timeout-decorator": ">=1.3.12,<2"}
 
+_ALARM = "threadsafe_timeout._interruption.alarm"
 _LONGEST = 9223372036.0  # seconds that the interpreter's own type for durations can hold
 _INT_MAX, _UINT_MAX = 2**31 - 1, 2**32 - 1
 
@@ -50,6 +55,10 @@ class _Thread:
             left = before.remaining()
             before.unset()
         if seconds:
+            if _ALARM not in sys.modules:
+                _preload.load(_ALARM)
+            from threadsafe_timeout._interruption.alarm import Alarm  # only for a program that sets one
+
             self.alarm = Alarm(seconds, interval, handler_of(self), before)
         return left
 
@@ -74,18 +83,29 @@ def apply(module: ModuleType, patching: Patching) -> None:
         new = stand_in(module, name, function)
         # Some are written in Python, and are bound.
         patching.replace(module, name, new if isinstance(getattr(module, name), BuiltinFunctionType) else new.func)
-    patching.on_uninstall(_alarm.unset_all)
+    patching.on_uninstall(_unset_all)
+
+
+def _unset_all() -> None:
+    alarm = sys.modules.get(_ALARM)
+    if alarm is not None:
+        alarm.unset_all()
 
 
 def _functions(module: Any) -> dict[str, Any]:
     """The stand-ins, by name."""
-    real_signal, real_getsignal, real_alarm = module.signal, module.getsignal, module.alarm
-    real_setitimer, real_getitimer, real_siginterrupt = module.setitimer, module.getitimer, module.siginterrupt
-    SIGALRM, ITIMER_REAL = int(module.SIGALRM), module.ITIMER_REAL  # noqa: N806  # their names
-    local = _Local()
+    local, real_getsignal, SIGALRM = _Local(), module.getsignal, int(module.SIGALRM)  # noqa: N806  # its name
 
     def handler_of(thread: _Thread) -> Any:
         return real_getsignal(SIGALRM) if thread.handler is None else thread.handler
+
+    functions = (*_of_handlers(module, local, handler_of), *_of_timers(module, local, handler_of))
+    return {function.__name__: function for function in functions}
+
+
+def _of_handlers(module: Any, local: _Local, handler_of: Callable[[_Thread], Any]) -> tuple[Callable[..., Any], ...]:
+    real_signal, real_getsignal, real_siginterrupt = module.signal, module.getsignal, module.siginterrupt
+    SIGALRM = int(module.SIGALRM)  # noqa: N806  # its name
 
     def signal(signalnum: Any, handler: Any) -> Any:
         if not off_main_thread() or module._enum_to_int(signalnum) != SIGALRM:
@@ -101,6 +121,18 @@ def _functions(module: Any) -> dict[str, Any]:
         if not off_main_thread() or not _is(signalnum, SIGALRM):
             return real_getsignal(signalnum)
         return handler_of(local.thread)
+
+    def siginterrupt(signalnum: Any, flag: Any, /) -> None:
+        if not off_main_thread() or not _is(signalnum, SIGALRM):
+            return real_siginterrupt(signalnum, flag)  # type: ignore[no-any-return]  # None
+        index(flag)  # no system call is interrupted by this alarm
+
+    return signal, getsignal, siginterrupt
+
+
+def _of_timers(module: Any, local: _Local, handler_of: Callable[[_Thread], Any]) -> tuple[Callable[..., Any], ...]:
+    real_alarm, real_setitimer, real_getitimer = module.alarm, module.setitimer, module.getitimer
+    ITIMER_REAL = module.ITIMER_REAL  # noqa: N806  # its name
 
     def alarm(seconds: Any, /) -> int:
         if not off_main_thread():
@@ -126,12 +158,7 @@ def _functions(module: Any) -> dict[str, Any]:
         alarm = local.thread.alarm
         return (0.0, 0.0) if alarm is None else alarm.remaining()
 
-    def siginterrupt(signalnum: Any, flag: Any, /) -> None:
-        if not off_main_thread() or not _is(signalnum, SIGALRM):
-            return real_siginterrupt(signalnum, flag)  # type: ignore[no-any-return]  # None
-        index(flag)  # no system call is interrupted by this alarm
-
-    return {function.__name__: function for function in (signal, getsignal, alarm, setitimer, getitimer, siginterrupt)}
+    return alarm, setitimer, getitimer
 
 
 def _is(given: Any, number: int) -> bool:

@@ -8,7 +8,7 @@ Guarantees:
 - A cancelled waiter holds the condition's lock again when `Cancelled` leaves `wait`, as with any other exception. The
   scope's own locks are taken while it is released: there is no order between them and anybody's.
 - A notification that meets a waiter just as it is cancelled goes on to the next one. (That may be one more than were
-  sent. Who is notified looks again at what he waits for; an Event, which does not, is left out: it notifies all.)
+  sent. A notified thread checks again what it waits for; an Event, which does not, is left out: it notifies all.)
 - A barrier that a cancelled party was waiting at is broken, as after a timeout: the others would wait for ever.
 - `Thread.start` waits for the thread to begin, however cancelled the scope is: a start is never half done.
 - A thread that a debugger has stopped goes on when the debugger says so, not when its deadline passes.

@@ -1,4 +1,4 @@
-"""urllib3, and so requests: who is cancelled while waiting for a connection of a full pool takes none; `http_timeout`.
+"""urllib3, and so requests: a cancelled wait for a connection of a full pool takes none; `http_timeout`.
 
 The wait ends with the scope as every wait on a queue does. But urllib3 puts back, after anything that it does not
 expect, a connection that it may not have taken; its own `EmptyPoolError` is what it expects there.

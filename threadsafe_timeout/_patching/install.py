@@ -1,4 +1,4 @@
-"""`install()` and `uninstall()`: patches found by entry point, applied on import, undone exactly.
+"""`install()` and `uninstall()`: patches found by entry point, loaded and applied on import, undone exactly.
 
 A patch is a module, named in the entry-point group `threadsafe_timeout.patches`, that has
 
@@ -13,6 +13,10 @@ A patch is a module, named in the entry-point group `threadsafe_timeout.patches`
 
 so that anybody can ship a patch for his own runner. Undoing gives back the identical objects. A patch that cannot be
 loaded or applied is undone as far as it got, and left out; the program and the other patches go on.
+
+Locks: a thread that has imported a wanted module still holds that module's import lock. It loads the patch, as one more
+import, and only then takes `_lock`; so nothing is imported with `_lock` held. And no patch, nor what it imports, is
+imported by a module that it waits for (`_pool.executor` says how): two threads never wait for each other.
 """
 
 from __future__ import annotations
@@ -22,36 +26,27 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from types import ModuleType
 from typing import Any
 
 from threadsafe_timeout import _settings
 from threadsafe_timeout._environment import finder as _finder
 from threadsafe_timeout._environment import surroundings as _surroundings
-from threadsafe_timeout._environment.program import watch_program
+from threadsafe_timeout._environment.distributions import FoundPatch, find_patches
+from threadsafe_timeout._environment.program import main_stem, watch_program
 from threadsafe_timeout._errors import SettingError
 from threadsafe_timeout._introspection.transparent import transparent
-from threadsafe_timeout._patching.versions import in_range
+from threadsafe_timeout._patching.patch import Patch, Problem, distribution_of, out_of_range
+from threadsafe_timeout._record import switch as _switch
 from threadsafe_timeout._text import nearest
 
 __all__ = [
     "Patching", "Problem", "distribution_of", "install", "installed", "known_patches", "patched", "rebind", "uninstall",
 ]  # fmt: skip
 
-GROUP = "threadsafe_timeout.patches"
 logger = logging.getLogger("threadsafe_timeout")
 _lock = threading.RLock()
 _active: Patching | None = None  # guarded by _lock
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a patch was not applied: `out of range` or `failed`, and what is to be known about it."""
-
-    kind: str
-    detail: str
 
 
 class Patching:
@@ -61,7 +56,7 @@ class Patching:
         self._undo: list[Callable[[], object]] = []
         self.applied: dict[tuple[str, str], ModuleType] = {}  # by patch and module, those with problems as well
         self.problems: dict[tuple[str, str], Problem] = {}  # by patch and module; "": the patch itself
-        self.patches: dict[str, ModuleType] = {}
+        self.patches: dict[str, Patch] = {}
         self.in_place = False  # what was imported before install() is patched
         self.replaced: list[tuple[str, Any, Any]] = []  # dotted name, what was there, what is: for `doctor`
         self._renamed: list[tuple[Any, Any]] = []  # what was there, what is: for the next `rebind`
@@ -122,9 +117,10 @@ class Patching:
 
         self._undo.append(undo)
 
-    def rebind(self) -> None:
+    def rebind(self, since: str | None = None) -> None:
         """See to the names that modules had imported. One walk for all of them: it takes a hundredth of a second for
-        each thousand modules."""
+        each thousand modules. `since`: a module that has just been run for the first time; what was defined there is
+        sought only in modules that came after it."""
         now: dict[int, tuple[Any, Any]] = {}
         for old, new in self._renamed:
             for key, (first, last) in now.items():
@@ -132,8 +128,10 @@ class Patching:
                     now[key] = first, new
             now[id(old)] = old, new
         self._renamed.clear()
+        if any(getattr(old, "__module__", None) != since for old, _ in now.values()):
+            since = None  # it is from elsewhere, where others may have it from
         if now:
-            rebind(now, _is_ours)
+            rebind(now, _is_ours, since)
 
     def on_uninstall(self, undo: Callable[[], object]) -> None:
         self._undo.append(undo)
@@ -146,26 +144,46 @@ class Patching:
             except Exception:
                 logger.exception("threadsafe-timeout: a patch could not be undone; it stays, inert outside scopes")
 
-    def load(self, entry: EntryPoint, named: Set[str]) -> None:
+    def add(self, found: FoundPatch, named: Set[str]) -> None:
         """Take in a patch; one that is opt-in only if it is one of the `named`."""
         try:
-            patch = entry.load()
+            patch = Patch(found)
         except Exception as exc:
-            self._failed(entry.name, "", exc)
+            self._failed(found.name, "", exc)
             return
-        if entry.name in named or not getattr(patch, "OPT_IN", False):
-            self.patches[entry.name] = patch
+        if patch.name in named or not patch.OPT_IN:
+            self.patches[patch.name] = patch
+
+    def load(self, name: str) -> None:
+        """Load every patch that wants the module `name`. Never with `_lock` held while modules are watched: another
+        thread may be importing the same, and want `_lock`."""
+        for patch in self.patches.values():
+            if name in patch.MODULES and not patch.broken:
+                try:
+                    patch.load(name)
+                except Exception as exc:
+                    with _lock:
+                        if not patch.broken:
+                            patch.broken = True
+                            self._failed(patch.name, "", exc)
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether every patch that wants the module `name` is."""
+        wanting = (patch for patch in self.patches.values() if name in patch.MODULES)
+        return all(patch.broken or patch.is_loaded(name) for patch in wanting)
 
     def imported(self, module: ModuleType, name: str, *, anew: bool = False) -> None:
-        """Apply every patch that wants the module `name`, if it is another than before or was run anew."""
+        """Apply every patch that wants the module `name` and is loaded, if it is another than before or was run anew.
+        The caller holds `_lock`."""
         for patch_name, patch in self.patches.items():
-            if name in patch.MODULES and (anew or self.applied.get((patch_name, name)) is not module):
+            wanted = name in patch.MODULES and patch.is_loaded(name) and not patch.broken
+            if wanted and (anew or self.applied.get((patch_name, name)) is not module):
                 self.applied[patch_name, name] = module
                 self.problems.pop((patch_name, name), None)
                 self._apply(patch_name, patch, module, name)
 
-    def _apply(self, patch_name: str, patch: ModuleType, module: ModuleType, name: str) -> None:
-        problem = _out_of_range(patch, name)
+    def _apply(self, patch_name: str, patch: Patch, module: ModuleType, name: str) -> None:
+        problem = out_of_range(patch, name)
         if problem is not None:
             told = any(patch_name == other for other, _ in self.problems)
             self.problems[patch_name, name] = Problem("out of range", problem)
@@ -193,36 +211,17 @@ class Patching:
         )  # fmt: skip
 
 
-def distribution_of(patch: ModuleType, name: str) -> str | None:
-    """The distribution that the module `name` belongs to, if the patch says which versions it is made for."""
-    for distribution in getattr(patch, "SUPPORTED", {}):
-        if f"{name}.".replace(".", "_").startswith(f"{distribution}_".replace("-", "_")):
-            return str(distribution)
-    return None
-
-
-def _out_of_range(patch: ModuleType, name: str) -> str | None:
-    """What is wrong with the installed version of what the module `name` belongs to, if the patch says so."""
-    distribution = distribution_of(patch, name)
-    if distribution is None:
-        return None
-    try:
-        found = version(distribution)
-    except PackageNotFoundError:
-        return None  # a copy in somebody's tree: nobody says which one
-    versions = patch.SUPPORTED[distribution]
-    return None if in_range(found, versions) else f"{distribution} {found} is installed, and it is made for {versions}"
-
-
 def _is_ours(module: str) -> bool:
     return module.partition(".")[0] in {"threadsafe_timeout", "threadsafe_timeout_patches"}
 
 
-def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> None:
+def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool], since: str | None = None) -> None:
     """In the namespace of every module but those `spared` put what is now (by the id of what was, with what was) where
-    something else was imported by name."""
-    was = frozenset(now)
-    for name, module in list(sys.modules.items()):
+    something else was imported by name. With `since`: only in modules whose import began when that one's did or later.
+    """
+    was, modules = frozenset(now), list(sys.modules.items())
+    begin = next((number for number, (name, _) in enumerate(modules) if name == since), 0)
+    for name, module in modules[begin:]:
         if spared(name):
             continue
         namespace = _finder.namespace_of(module)
@@ -237,12 +236,12 @@ def rebind(now: dict[int, tuple[Any, Any]], spared: Callable[[str], bool]) -> No
                 namespace[key] = renamed[1]
 
 
-def known_patches() -> dict[str, EntryPoint]:
+def known_patches() -> dict[str, FoundPatch]:
     """Every patch there is, by name."""
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+    return {found.name: found for found in sorted(find_patches(), key=lambda found: found.name)}
 
 
-def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
+def _wanted(chosen: tuple[str, ...], origin: str) -> list[FoundPatch]:
     known = known_patches()
     unknown = sorted({name.lstrip("-+") for name in chosen} - known.keys())
     if unknown:
@@ -254,17 +253,32 @@ def _wanted(chosen: tuple[str, ...], origin: str) -> list[EntryPoint]:
     return [e for name, e in known.items() if f"-{name}" not in chosen and (not only or name in only | added)]
 
 
-def _arrived(module: ModuleType, name: str, *, anew: bool) -> None:
+def _expected(name: str) -> bool:
+    """See to it that all is loaded that wants the module `name`; whether it is."""
+    patching = _active
+    if patching is not None and patching.in_place:  # else this may be `install()`, with `_lock`: it looks once more
+        patching.load(name)
+    return patching is not None and patching.is_loaded(name)
+
+
+def _arrived(module: ModuleType, name: str, *, anew: bool, first: bool = False) -> None:
     if _surroundings.copied_by_eventlet():
         return
+    patching = _active
+    if patching is not None:
+        patching.load(name)
+        if name in _switch.POOLS:
+            _switch.load(_settings.settings())
     with _lock:
         if _active is None:
             return
+        if name in _switch.POOLS:
+            _switch.begin(_settings.settings(), _pool_is_patched)
         if name in _surroundings.MONKEYS:
             _surroundings.watch_monkey(module, _active, _make_way)
         _active.imported(module, name, anew=anew)
         if _active.in_place:
-            _active.rebind()
+            _active.rebind(since=name if first else None)
 
 
 def _make_way(other: str) -> None:
@@ -294,33 +308,50 @@ def install(**given: Any) -> None:
     global _active
     new, origin = _settings.load(given)
     _check_checkpoint(new, origin)
+    # Without the lock, as every import.
+    wanted = _wanted(new.patches, origin["patches"])
+    _switch.load(new)
     with _lock:
         if _active is not None:
-            if new.patches:
-                _wanted(new.patches, origin["patches"])  # says what is wrong with them
             _settings.set_settings(new, origin)
+            _switch.begin(new, _pool_is_patched)
             return
-        wanted = _wanted(new.patches, origin["patches"])
         why_not = _surroundings.why_not()
         if why_not is not None:
             _tell(why_not)
             return
         patching = Patching()
         named = {name.removeprefix("+") for name in new.patches}
-        for entry in wanted:
-            patching.load(entry, named)
+        for found in wanted:
+            patching.add(found, named)
+        names = [name for patch in patching.patches.values() for name in patch.MODULES]
+        # Before anything is watched: nobody who imports waits for `_lock` yet.
+        loaded: set[str] = set()
+        while here := {*sys.modules, main_stem()}.intersection(names) - loaded:  # a patch may import what others want
+            for name in sorted(here):
+                patching.load(name)
+            loaded |= here
+        _switch.load(new)
         _settings.set_settings(new, origin)
         _active = patching
-        names = [name for patch in patching.patches.values() for name in patch.MODULES]
-        _finder.watch([*names, *_surroundings.MONKEYS], _arrived, _lock)
+        _finder.watch([*names, *_surroundings.MONKEYS, *_switch.POOLS], _arrived, _expected, _lock)
         watch_program(patching, _lock)
         patching.rebind()
         patching.in_place = True
+        _switch.begin(new, _pool_is_patched)
+    _finder.look()  # for what has come meanwhile
+
+
+def _pool_is_patched() -> bool:
+    applied = ("futures", "concurrent.futures.thread")
+    return _active is not None and applied in _active.applied and applied not in _active.problems
 
 
 def _check_checkpoint(new: _settings.Settings, origin: dict[str, str]) -> None:
     """Say now that what somebody has set cannot be written. (The default is used by few programs: those say so.)"""
-    if new.checkpoint is None or origin["checkpoint"] == "default":
+    if new.checkpoint is None and new.save == "tasks":
+        raise SettingError("save", origin["save"], "tasks cannot be saved, as the setting checkpoint is off")
+    if new.checkpoint is None or (origin["checkpoint"] == "default" and new.save == "off"):
         return
     from threadsafe_timeout._files import why_not_creatable
 
@@ -343,6 +374,10 @@ def uninstall() -> None:
             patching.undo()
             patching.rebind()
         _settings.set_settings(_settings.Settings(), {})
+        _switch.end()
+    saving = sys.modules.get("threadsafe_timeout.checkpoint._program_run")
+    if saving is not None:
+        saving.end()
 
 
 def installed() -> Patching | None:
