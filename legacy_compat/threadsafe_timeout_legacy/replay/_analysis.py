@@ -176,7 +176,7 @@ def analyse(plan: Plan, side: str, log: ServerLog, observations: list[Observatio
     batch_end = complete or max((task.held_until for task in ended.values()), default=last.stopped)
     samples = [sample for seen in observations for sample in seen.samples]
     disk = [(clock(sample.t), max(sample.database, sample.journal)) for sample in samples]
-    killed = observations[0] if len(observations) > 1 else None
+    killed_minute, saved_at_kill = _at_the_kill(observations, clock)
     return SideResult(
         side=side, tasks=plan.tasks, seen=len(tasks), finished=len(finished),
         finished_curve=_counting(map(clock, finished), end),
@@ -196,10 +196,17 @@ def analyse(plan: Plan, side: str, log: ServerLog, observations: list[Observatio
         database=max((sample.database for sample in samples), default=0), successes=last.successes,
         journal=max((sample.journal for sample in samples), default=0),
         rerun=_rerun(plan, observations, ended), load=observations[0].load,
-        killed_minute=clock(killed.stopped) if killed else None,
-        saved_at_kill=max((sample.done for sample in killed.samples), default=0) if killed else None,
+        killed_minute=killed_minute, saved_at_kill=saved_at_kill,
         command=last.command, difference=last.difference,
     )
+
+
+def _at_the_kill(observations: list[Observation], clock: _LegacyClock) -> tuple[float | None, int | None]:
+    """When the first process was killed, if there is a second, and how many results were saved by then."""
+    if len(observations) == 1:
+        return None, None
+    killed = observations[0]
+    return clock(killed.stopped), max((sample.done for sample in killed.samples), default=0)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,23 @@
-"""The chart: three panels over one axis of legacy minutes, as inline SVG without script."""
+"""The chart: three panels over one axis of legacy minutes, of the parts that every page has."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from html import escape
 
+from threadsafe_timeout._view.charts import (
+    Axis,
+    Panel,
+    dot,
+    label,
+    level,
+    picture,
+    rule,
+    step_path,
+    stretched,
+)  # fmt: skip
+from threadsafe_timeout._view.page import Html
 from threadsafe_timeout_legacy.replay._analysis import Curve, SideResult
 from threadsafe_timeout_legacy.replay._facts import legacy_time
 from threadsafe_timeout_legacy.replay._plan import DEADLINE_MINUTES, Plan
@@ -14,127 +25,108 @@ from threadsafe_timeout_legacy.replay._timeline import INCIDENT
 
 __all__ = ["chart"]
 
-_WIDTH, _LEFT, _RIGHT = 960, 52, 150
-_PANEL, _GAP, _TOP = 150, 58, 34
+_PANEL, _GAP, _TOP = 150, 64, 34
 _TICKS = (0, 1, 2, 5, 10, 15, 30, 60, 120, 240, 480)
+_LINE = 18  # pixels between two labels
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """Minutes to pixels. Logarithmic (of minute + 1): one run is over in minutes, the other lasts for hours."""
+class _Curves:
+    """A panel, and what is drawn in it."""
 
-    limit: float
-
-    def x(self, minute: float) -> float:
-        inner = _WIDTH - _LEFT - _RIGHT
-        share = math.log1p(min(max(minute, 0.0), self.limit)) / math.log1p(self.limit)
-        return round(_LEFT + inner * share, 1)
-
-
-@dataclass(frozen=True)
-class _Panel:
-    title: str
+    panel: Panel
     curve: Callable[[SideResult], Curve]
-    top: float
-    highest: int
     incident: tuple[tuple[float, int], ...] = ()
     stays: bool = True
     """Whether the last value still holds after the process has exited."""
 
-    def y(self, value: float) -> float:
-        return round(self.top + _PANEL - _PANEL * value / self.highest, 1)
+
+class _Minutes:
+    """Minutes to shares of the width. Logarithmic (of minute + 1): one run is over in minutes, the other lasts for
+    hours."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.axis = Axis(1.0, limit + 1.0, logarithmic=True)
+
+    def at(self, minute: float) -> float:
+        return self.axis.at(minute + 1.0)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        return [(tick + 1.0, f"{tick // 60} h" if tick >= 60 else str(tick)) for tick in _TICKS if tick <= self.limit]
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
-
-
-def chart(plan: Plan, results: dict[str, SideResult]) -> str:
+def chart(plan: Plan, results: dict[str, SideResult]) -> Html:
     """The SVG element. Lines are steps: a value holds until the next one."""
     ends = [result.end_minute for result in results.values()]
-    limit = max(plan.limit if "before" in results else 0.0, 12.0, *ends)
-    axis = _Axis(limit)
+    minutes = _Minutes(max(plan.limit if "before" in results else 0.0, 12.0, *ends))
+    panels = _panels(plan, minutes.limit)
+    height = panels[-1].panel.top + _PANEL + 26
+    frames = [part for one in panels for part in one.panel.frame(minutes.axis, minutes.ticks())]
+    paths = [path for one in panels for path in _paths(one, minutes, results)]
+    marks = [part for one in panels for part in _marks(one, minutes, results)]
+    return picture(
+        "replay", "Before and after", "Tasks finished, effective workers and saved results over legacy time", height,
+        *frames, stretched(height, *paths), *marks,
+    )  # fmt: skip
+
+
+def _panels(plan: Plan, limit: float) -> tuple[_Curves, ...]:
     working = tuple((moment.minute, moment.working) for moment in INCIDENT
                     if moment.working is not None and moment.minute <= limit)
     comparable = plan.workers == 100  # the incident had a hundred workers
-    tops = [_TOP + number * (_PANEL + _GAP) for number in range(3)]
-    panels = (
-        _Panel("Tasks finished", lambda side: side.finished_curve, tops[0], plan.tasks),
-        _Panel("Workers still effective (not stuck on a task past its deadline)", lambda side: side.effective_curve,
-               tops[1], plan.workers, incident=working if comparable else (), stays=False),
-        _Panel("Results that survive if the process is killed at that moment", lambda side: side.disk_curve, tops[2],
-               plan.tasks),
+
+    def panel(number: int, title: str, highest: int) -> Panel:
+        return Panel(title, _TOP + number * (_PANEL + _GAP), _PANEL, highest)
+
+    return (
+        _Curves(panel(0, "Tasks finished", plan.tasks), lambda side: side.finished_curve),
+        _Curves(panel(1, "Workers still effective", plan.workers), lambda side: side.effective_curve,
+                incident=working if comparable else (), stays=False),
+        _Curves(panel(2, "Results that survive a kill", plan.tasks), lambda side: side.disk_curve),
     )
-    height = tops[2] + _PANEL + 52
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-labelledby="chart-title">',
-             '<title id="chart-title">Tasks finished, effective workers and saved results over legacy time, '
-             'before and after</title>']
-    for panel in panels:
-        parts += _frame(panel, axis)
-        parts += _incident(panel, axis)
-        labels = []
-        for side, result in results.items():
-            curve = panel.curve(result)
-            parts += _side(panel, axis, side, result, curve)
-            labels.append((panel.y(curve.values[-1]), side, str(curve.values[-1])))
-        parts += _end_labels(labels)
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    caption = "legacy minutes since the first request (the scale stretches the first minutes)"
-    parts.append(_text(middle, height - 8, caption, "axis", "middle"))
-    return "\n".join([*parts, "</svg>"])
 
 
-def _frame(panel: _Panel, axis: _Axis) -> Iterable[str]:
-    yield _text(_LEFT, panel.top - 12, panel.title, "panel")
-    for value in (0, panel.highest // 2, panel.highest):
-        y = panel.y(value)
-        yield _line(_LEFT, y, _WIDTH - _RIGHT, y, "grid")
-        yield _text(_LEFT - 8, y + 4, str(value), "axis", "end")
-    bottom = panel.top + _PANEL
-    for tick in (tick for tick in _TICKS if tick <= axis.limit):
-        x = axis.x(tick)
-        yield _line(x, bottom, x, bottom + 5, "tick")
-        label = f"{tick // 60} h" if tick >= 60 else f"{tick} min" if tick == 30 else str(tick)
-        yield _text(x, bottom + 19, label, "axis", "middle")
-    x = axis.x(DEADLINE_MINUTES)
-    yield _line(x, panel.top, x, bottom, "deadline")
-    yield _text(x - 5, bottom - 7, "first deadlines", "deadline-text", "end")
+def _paths(one: _Curves, minutes: _Minutes, results: dict[str, SideResult]) -> Iterable[Html]:
+    for side, result in results.items():
+        curve = one.curve(result)
+        points = [(minutes.at(0), one.panel.y(curve.values[0]))]
+        points += [(minutes.at(minute), one.panel.y(value))
+                   for minute, value in zip(curve.minutes, curve.values, strict=True)]
+        yield step_path(points, minutes.at(curve.end), f"line {side}")
 
 
-def _incident(panel: _Panel, axis: _Axis) -> Iterable[str]:
-    for minute, value in panel.incident:
-        yield (f'<circle class="incident" cx="{axis.x(minute)}" cy="{panel.y(value)}" r="5">'
-               f"<title>the incident, {escape(legacy_time(minute))}: {value} working</title></circle>")
+def _marks(one: _Curves, minutes: _Minutes, results: dict[str, SideResult]) -> Iterable[Html]:
+    panel = one.panel
+    deadline, bottom = minutes.at(DEADLINE_MINUTES), panel.top + _PANEL
+    yield rule(deadline, panel.top, bottom, "deadline")
+    yield label(deadline - 0.01, bottom - 7, "first deadlines", "deadline-text", "end")
+    for minute, value in one.incident:
+        words = f"the incident, {legacy_time(minute)}: {value} working"
+        yield dot(minutes.at(minute), panel.y(value), "incident", 5, words)
+    labels = []
+    for side, result in results.items():
+        curve = one.curve(result)
+        last = panel.y(curve.values[-1])
+        if result.ending == "exited":
+            yield from _exit(one, side, result, minutes.at(curve.end), last)
+        labels.append((last, side, str(curve.values[-1])))
+    yield from panel.scale()
+    yield from _end_labels(labels)
 
 
-def _steps(panel: _Panel, axis: _Axis, curve: Curve, end: float) -> str:
-    points = [f"M{axis.x(0)} {panel.y(curve.values[0])}"]
-    for minute, value in zip(curve.minutes, curve.values, strict=True):
-        points.append(f"H{axis.x(minute)}V{panel.y(value)}")
-    return "".join([*points, f"H{axis.x(end)}"])
-
-
-def _side(panel: _Panel, axis: _Axis, side: str, result: SideResult, curve: Curve) -> Iterable[str]:
-    yield f'<path class="line {side}" d="{_steps(panel, axis, curve, curve.end)}"/>'
-    if result.ending != "exited":
-        return
-    x, y = axis.x(curve.end), panel.y(curve.values[-1])
-    if panel.stays:
-        yield _line(x, y, _WIDTH - _RIGHT, y, f"stays {side}")
+def _exit(one: _Curves, side: str, result: SideResult, share: float, y: float) -> Iterable[Html]:
+    if one.stays:
+        yield level(y, f"stays {side}", share)
     words = f"{side}: the process exited by itself at {legacy_time(result.end_minute)}"
-    yield f'<circle class="exit {side}" cx="{x}" cy="{y}" r="5.5"><title>{escape(words)}</title></circle>'
-    if not panel.stays:
-        yield _text(x + 10, y + 17, f"done, process exited ({legacy_time(result.end_minute)})", f"label {side}")
+    yield dot(share, y, f"exit {side}", 5.5, words)
+    if not one.stays:
+        yield label(share, y - 10, "exited", f"label {side}")
 
 
-def _end_labels(labels: list[tuple[float, str, str]]) -> Iterable[str]:
-    """Side and last value beside the right edge, moved apart where they would touch."""
-    floor = -math.inf
-    for y, side, value in sorted(labels):
-        place = max(y + 5, floor)
-        floor = place + 18
-        yield _text(_WIDTH - _RIGHT + 10, place, f"{side}: {value}", f"label {side}")
+def _end_labels(labels: list[tuple[float, str, str]]) -> Iterable[Html]:
+    """Side and last value at the right edge, over the line's end, moved up where they would touch."""
+    lowest = math.inf
+    for y, side, value in sorted(labels, reverse=True):
+        lowest = min(y - 6, lowest - _LINE)
+        yield label(1.0, lowest, f"{side}: {value}", f"label {side}")

@@ -1,14 +1,13 @@
-"""The page: one self-contained HTML file. No script, no network; everything that is not ours is escaped."""
+"""The page: one self-contained HTML file, of the parts that every page has (`threadsafe_timeout._view`)."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 
+from threadsafe_timeout._view.charts import legend
+from threadsafe_timeout._view.page import Html, document, element, scrolling, section
 from threadsafe_timeout_legacy.replay._analysis import Kind, SideResult
 from threadsafe_timeout_legacy.replay._chart import chart
 from threadsafe_timeout_legacy.replay._facts import FACTS, cell, conditions, legacy_time, notes
@@ -19,8 +18,7 @@ from threadsafe_timeout_legacy.replay._workspace import LINE
 
 __all__ = ["page"]
 
-_CSS = Path(__file__).with_name("page.css")
-_HEADINGS = {"before": ("Before", "the legacy runner as it is"), "after": ("After", "the same runner, one line added")}
+_CSS = Path(__file__).with_name("replay.css")
 _TERMS = (
     ("legacy minute", "One minute of the incident. The replay is faster than life: every timeout, pause and answer is "
      "shortened by the same factor, so the order of events stays what it was."),
@@ -40,44 +38,38 @@ _BEHAVIOUR = {
 
 def page(plan: Plan, results: dict[str, SideResult], promises: list[Promise]) -> str:
     """The whole document."""
-    style = _CSS.read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     parts = [
-        *_header(plan, results), *_difference(results), *_chart(plan, results), *_timeline(results), *_facts(results),
-        *_kinds(results), *_promises(promises), *_terms(plan, results),
+        *_header(plan, results), *_difference(results), _chart(plan, results), _timeline(results), _facts(results),
+        _kinds(results), *_promises(promises), *_terms(plan, results),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>The eight-hour stall, replayed</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
-    )
+    return document("The eight-hour stall, replayed", parts, style=_CSS.read_text(encoding="utf-8"))
 
 
-def _header(plan: Plan, results: dict[str, SideResult]) -> Iterable[str]:
-    yield "<h1>The eight-hour stall, replayed</h1>"
-    yield (f'<p class="lead">{plan.tasks} LLM tasks on {plan.workers} worker threads. Some of the model’s answers '
-           "never come, some come a byte at a time, some ask for one more search for ever. The same runner, the same "
-           "model, the same seed, twice: without the library, and with it.</p>")
+def _header(plan: Plan, results: dict[str, SideResult]) -> Iterable[Html]:
+    yield element("h1", "The eight-hour stall, replayed")
+    yield element(
+        "p", f"{plan.tasks} LLM tasks on {plan.workers} worker threads. Some of the model’s answers never come, some "
+        "come a byte at a time, some ask for one more search for ever. The same runner, the same model, the same seed, "
+        "twice: without the library, and with it.", class_="lead",
+    )  # fmt: skip
     for note in notes(plan, results):
-        yield f'<p class="note">{escape(note)}</p>'
-    yield '<div class="cards">'
-    for side, result in results.items():
-        yield from _card(side, result)
-    yield "</div>"
+        yield element("p", note, class_="note")
+    yield element("div", *(_card(plan, side, result) for side, result in results.items()), class_="cards")
 
 
-def _card(side: str, result: SideResult) -> Iterable[str]:
-    title, subtitle = _HEADINGS[side]
-    saved = max(result.database, result.journal)
-    yield f'<section class="card {side}"><h3>{title} <span>· {subtitle}</span></h3><dl class="big">'
-    numbers = ((result.finished, "tasks finished"), (saved, "results saved"))
-    for value, label in numbers:
-        yield f"<div><dt>{label}</dt><dd>{value}<small> of {result.tasks}</small></dd></div>"
-    yield f"<div><dt>requests after a deadline</dt><dd>{result.late_requests}</dd></div></dl>"
-    yield f"<p>{escape(_verdict(result))}</p></section>"
+def _card(plan: Plan, side: str, result: SideResult) -> Html:
+    numbers = [
+        ("tasks finished", result.finished, element("small", f" of {result.tasks}")),
+        ("results saved", max(result.database, result.journal), element("small", f" of {result.tasks}")),
+        ("requests after a deadline", result.late_requests, ""),
+    ]
+    return element(
+        "section", element("h3", side.capitalize(), " ", element("span", f"· {plan.described(side)}")),
+        element("dl", *(
+            element("div", element("dt", words), element("dd", value, more)) for words, value, more in numbers
+        ), class_="big"),
+        element("p", _verdict(result)), class_=f"card {side}",
+    )  # fmt: skip
 
 
 def _verdict(result: SideResult) -> str:
@@ -92,119 +84,143 @@ def _verdict(result: SideResult) -> str:
             f"{result.threads_at_end} threads were alive, and it had to be killed.")
 
 
-def _difference(results: dict[str, SideResult]) -> Iterable[str]:
+def _difference(results: dict[str, SideResult]) -> Iterable[Html]:
     after = results.get("after")
     if after is None:
         return
-    yield "<h2>The whole change</h2>"
+    if not after.difference:
+        yield section("change", "The whole change", element(
+            "p", "The batch and the conversation with the model are coroutines, on an ", element("code", "AsyncPool"),
+            ", with one ", element("code", "AsyncOpenAI"),
+            ". Tasks, tools, results and database are the same modules.",
+        ))  # fmt: skip
+        return
     lines = []
     for line in after.difference.strip().splitlines():
         kind = "plus" if line.startswith("+") and not line.startswith("+++") else "soft"
-        lines.append(f'<span class="{kind}">{escape(line)}</span>')
-    yield "<pre>" + "\n".join(lines) + "</pre>"
-    yield f"<p><code>{escape(LINE)}</code> is all that differs between the two copies of the runner.</p>"
+        lines += [element("span", line, class_=kind), "\n"]
+    words = element("p", element("code", LINE), " is all that differs between the two copies of the runner.")
+    yield section("change", "The whole change", element("pre", *map(_as_it_is, lines), tabindex="0"), words)
 
 
-def _swatch(kind: str) -> str:
-    shape = {
-        "incident": '<circle class="incident" cx="15" cy="6" r="4.5"/>',
-        "deadline": '<line class="deadline" x1="2" y1="6" x2="28" y2="6"/>',
-        "exit": '<circle class="exit after" cx="15" cy="6" r="5.5"/>',
-    }.get(kind, f'<path class="line {kind}" d="M1 6H29"/>')
-    return f'<svg viewBox="0 0 30 12" aria-hidden="true">{shape}</svg>'
+def _as_it_is(part: str) -> Html:
+    """A part of a `pre`: the end of a line is one, not an escape."""
+    return part if isinstance(part, Html) else Html(part)
 
 
-def _chart(plan: Plan, results: dict[str, SideResult]) -> Iterable[str]:
-    yield "<h2>What happened, minute by minute</h2>"
-    entries = [(side, f"{side}: {_HEADINGS[side][1]}") for side in results]
+def _mark(kind: str) -> Html:
+    if kind == "incident":
+        return element("circle", class_="incident", cx=15, cy=6, r=4.5)
+    if kind == "deadline":
+        return element("line", class_="deadline", x1=2, y1=6, x2=28, y2=6)
+    if kind == "exit":
+        return element("circle", class_="exit after", cx=15, cy=6, r=5.5)
+    return element("path", class_=f"line {kind}", d="M1 6H29")
+
+
+def _chart(plan: Plan, results: dict[str, SideResult]) -> Html:
+    entries = [(side, f"{side}: {plan.described(side)}") for side in results]
     entries.append(("deadline", "the first tasks’ deadline; each has ten minutes of its own"))
     if any(result.ending == "exited" for result in results.values()):
         entries.append(("exit", "the process exited by itself"))
     if plan.workers == 100:
         entries.append(("incident", "as reported from the incident"))
-    legend = "".join(f"<span>{_swatch(kind)}{escape(text)}</span>" for kind, text in entries)
-    yield f'<p class="legend">{legend}</p>'
-    yield f'<figure class="scroll">{chart(plan, results)}</figure>'
+    words = (
+        "Legacy minutes since the first request; the scale stretches the first of them. An effective worker is not "
+        "stuck on a task past its deadline. A result survives if it is on disk when the process is killed at that "
+        "moment."
+    )
+    return section(
+        "minutes", "What happened, minute by minute", legend([(_mark(kind), text) for kind, text in entries]),
+        element("figure", chart(plan, results), element("figcaption", words, class_="soft")),
+    )  # fmt: skip
 
 
-def _timeline(results: dict[str, SideResult]) -> Iterable[str]:
-    yield "<h2>Next to the incident</h2>"
-    yield "<p>“Saved” is what is left on disk if the process is killed at that minute.</p>"
-    yield '<div class="scroll"><table><thead><tr><th rowspan="2">legacy time</th><th rowspan="2">the incident</th>'
-    yield "".join(f'<th class="group {side}" colspan="3">{side}</th>' for side in results) + "</tr><tr>"
-    yield _numbers("finished", "effective", "saved") * len(results)
-    yield "</tr></thead><tbody>"
+def _timeline(results: dict[str, SideResult]) -> Html:
     sides = [rows(result) for result in results.values()]
+    lines = []
     for moment, *found in zip(INCIDENT, *sides, strict=True):
-        cells = "".join(_cells(row) for row in found)
-        yield f'<tr><th class="number">{escape(moment.label)}</th><td>{escape(moment.text)}</td>{cells}</tr>'
-    yield "</tbody></table></div>"
+        cells = [one for row in found for one in _cells(row)]
+        first = element("th", moment.label, class_="number", scope="row")
+        lines.append(element("tr", first, element("td", moment.text), *cells))
+    head = _two_rows(["legacy time", "the incident"], results, ["finished", "effective", "saved"])
+    words = element("p", "“Saved” is what is left on disk if the process is killed at that minute.")
+    return section("incident", "Next to the incident", words, _table("Next to the incident", head, lines))
 
 
-def _cells(row: Row) -> str:
+def _cells(row: Row) -> Iterable[Html]:
     if row.finished is None:
-        return '<td class="number none" colspan="3">not watched</td>'
-    return "".join(f'<td class="number{" none" if value is None else ""}">{escape(cell(value, row))}</td>'
-                   for value in (row.finished, row.effective, row.on_disk))
+        yield element("td", "not watched", class_="number none", colspan=3)
+        return
+    for value in (row.finished, row.effective, row.on_disk):
+        yield element("td", cell(value, row), class_="number" if value is not None else "number none")
 
 
-def _facts(results: dict[str, SideResult]) -> Iterable[str]:
-    yield "<h2>What the server and the files saw</h2>"
-    yield "<p>No number here comes from the runner’s own output.</p>"
-    yield '<div class="scroll"><table><thead><tr><th></th>'
-    yield "".join(f'<th class="{side}">{side}</th>' for side in results) + "</tr></thead><tbody>"
+def _two_rows(first: list[str], results: dict[str, SideResult], columns: list[str]) -> list[Html]:
+    """A head with the same columns for each side."""
+    top = [element("th", words, rowspan=2, scope="col") for words in first]
+    top += [element("th", side, class_=f"group {side}", colspan=len(columns), scope="colgroup") for side in results]
+    below = [element("th", words, class_="number", scope="col") for words in columns] * len(results)
+    return [element("tr", *top), element("tr", *below)]
+
+
+def _table(caption: str, head: Iterable[Html], lines: Iterable[Html]) -> Html:
+    return scrolling(caption, element(
+        "table", element("caption", caption), element("thead", *head), element("tbody", *lines)
+    ))  # fmt: skip
+
+
+def _facts(results: dict[str, SideResult]) -> Html:
+    head = element("tr", element("th"), *(element("th", side, class_=side, scope="col") for side in results))
+    lines = []
     for fact in FACTS:
-        why = f"<small>{escape(fact.why)}</small>" if fact.why else ""
-        cells = "".join(f"<td>{escape(fact.value(result))}</td>" for result in results.values())
-        yield f"<tr><th>{escape(fact.label)}{why}</th>{cells}</tr>"
-    yield "</tbody></table></div>"
+        why = element("small", fact.why) if fact.why else ""
+        cells = (element("td", fact.value(result)) for result in results.values())
+        lines.append(element("tr", element("th", fact.label, why, scope="row"), *cells))
+    words = element("p", "No number here comes from the runner’s own output.")
+    heading = "What the server and the files saw"
+    return section("facts", heading, words, _table(heading, [head], lines))
 
 
-def _numbers(*labels: str) -> str:
-    return "".join(f'<th class="number">{label}</th>' for label in labels)
-
-
-def _kind(kind: Kind | None) -> str:
+def _kind(kind: Kind | None) -> Iterable[Html]:
     if kind is None:
-        return '<td class="number none" colspan="3">not seen</td>'
-    values = (f"{kind.finished} of {kind.tasks}", kind.requests, kind.late)
-    return "".join(f'<td class="number">{value}</td>' for value in values)
+        yield element("td", "not seen", class_="number none", colspan=3)
+        return
+    for value in (f"{kind.finished} of {kind.tasks}", kind.requests, kind.late):
+        yield element("td", value, class_="number")
 
 
-def _kinds(results: dict[str, SideResult]) -> Iterable[str]:
-    yield "<h2>By what the model did</h2>"
-    yield '<div class="scroll"><table><thead><tr><th rowspan="2">the model</th>'
-    yield "".join(f'<th class="group {side}" colspan="3">{side}</th>' for side in results) + "</tr><tr>"
-    yield _numbers("finished", "requests", "late") * len(results)
-    yield "</tr></thead><tbody>"
+def _kinds(results: dict[str, SideResult]) -> Html:
+    lines = []
     for name in dict.fromkeys(name for result in results.values() for name in sorted(result.kinds)):
-        row = f"<tr><th>{escape(name)}<small>{escape(_BEHAVIOUR.get(name, ''))}</small></th>"
-        for result in results.values():
-            row += _kind(result.kinds.get(name))
-        yield row + "</tr>"
-    yield "</tbody></table></div>"
+        first = element("th", name, element("small", _BEHAVIOUR.get(name, "")), scope="row")
+        cells = [one for result in results.values() for one in _kind(result.kinds.get(name))]
+        lines.append(element("tr", first, *cells))
+    head = _two_rows(["the model"], results, ["finished", "requests", "late"])
+    return section("kinds", "By what the model did", _table("By what the model did", head, lines))
 
 
-def _promises(promises: list[Promise]) -> Iterable[str]:
+def _promises(promises: list[Promise]) -> Iterable[Html]:
     if not promises:
         return
-    yield "<h2>Promises of the library, checked</h2>"
-    yield '<ul class="promises">'
+    lines = []
     for promise in promises:
-        mark = '<b class="held">✓ kept</b>' if promise.held else '<b class="broken">✗ broken</b>'
-        yield f"<li>{mark}<span>{escape(promise.text)}<small>{escape(promise.seen)}</small></span></li>"
-    yield "</ul>"
+        mark = element("b", "✓ kept", class_="good") if promise.held else element("b", "✗ broken", class_="bad")
+        lines.append(element("li", mark, element("span", promise.text, element("small", promise.seen))))
+    yield section("promises", "Promises of the library, checked", element("ul", *lines, class_="promises"))
 
 
-def _terms(plan: Plan, results: dict[str, SideResult]) -> Iterable[str]:
-    yield "<h2>How it was measured</h2><table><tbody>"
-    for label, value in conditions(plan):
-        yield f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>"
-    yield '</tbody></table><h2>Words</h2><dl class="terms">'
-    for word, meaning in _TERMS:
-        yield f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>"
-    yield "</dl><h2>Commands</h2>"
+def _terms(plan: Plan, results: dict[str, SideResult]) -> Iterable[Html]:
+    heading = "How it was measured"
+    lines = [element("tr", element("th", name, scope="row"), element("td", value)) for name, value in conditions(plan)]
+    yield section("measured", heading, _table(heading, [], lines))
+    words = [part for word, meaning in _TERMS for part in (element("dt", word), element("dd", meaning))]
+    yield section("words", "Words", element("dl", *words, class_="terms"))
+    commands = []
     for side, result in results.items():
-        words = ["python", *(Path(word).name if word.endswith(".py") else word for word in result.command[1:])]
-        yield f'<pre><span class="soft"># {side}</span>\n{escape(shlex.join(words))}</pre>'
-    yield "<footer>Made by <code>threadsafe-timeout replay</code>. This page loads nothing and runs no script.</footer>"
+        command = ["python", *(Path(word).name if word.endswith(".py") else word for word in result.command[1:])]
+        note = element("span", f"# {side}", class_="soft")
+        commands.append(element("pre", note, Html("\n"), shlex.join(command), tabindex="0"))
+    yield section("commands", "Commands", *commands)
+    made = element("code", "threadsafe-timeout replay")
+    yield element("footer", "Made by ", made, ". This page loads nothing and runs no script.")

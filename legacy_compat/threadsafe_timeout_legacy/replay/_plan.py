@@ -41,6 +41,8 @@ class Plan:
     limit: float = 480.0
     only: str | None = None
     kill_at: float | None = None
+    engine: str = "threads"
+    """What the run with the library is on: the runner's own `threads`, or its loop rewritten for `asyncio`."""
 
     def __post_init__(self) -> None:
         for name, value in (("minute", self.minute), ("limit", self.limit), ("kill-at", self.kill_at)):
@@ -51,6 +53,8 @@ class Plan:
                 raise ValueError(f"--{name} must be at least 1, not {count}")
         if self.checkpoint_interval < 0:
             raise ValueError(f"--checkpoint-interval must not be negative: {self.checkpoint_interval}")
+        if self.engine == "asyncio" and self.version != "2025-08-16":
+            raise ValueError("--engine asyncio is the runner of 2025-08-16 on asyncio: there is none of --version last")
         if self.kill_at is not None and self.only == "before":
             raise ValueError("--kill-at is about the run with the line: it does nothing with --only before")
 
@@ -67,6 +71,12 @@ class Plan:
     @property
     def sides(self) -> tuple[str, ...]:
         return (self.only,) if self.only else ("before", "after")
+
+    def described(self, side: str) -> str:
+        """What a side is, in words."""
+        if side == "before":
+            return "the legacy runner as it is"
+        return "the same batch on asyncio" if self.engine == "asyncio" else "the same, with one line"
 
     def library_settings(self) -> dict[str, str]:
         """The library's own defaults, in this replay's minutes."""

@@ -13,9 +13,8 @@ from threadsafe_timeout_legacy.replay._observe import Observation
 from threadsafe_timeout_legacy.replay._plan import Plan
 from threadsafe_timeout_legacy.replay._timeline import INCIDENT
 
-__all__ = ["TITLES", "progress"]
+__all__ = ["progress"]
 
-TITLES = {"before": "before: the legacy runner as it is", "after": "after: the same, with one line"}
 _ENDINGS = {"exited": "exited by itself", "limit": "still running at the limit: killed", "killed": "killed"}
 
 
@@ -32,7 +31,7 @@ class _Lines:
 
     def begin(self, side: str) -> None:
         self._due = [moment.minute for moment in INCIDENT]
-        self._console.print(TITLES[side], markup=False, soft_wrap=True)
+        self._console.print(f"{side}: {self._plan.described(side)}", markup=False, soft_wrap=True)
 
     def status(self, status: Status) -> None:
         if self._due and status.minute >= self._due[0]:
@@ -49,7 +48,9 @@ class _Bars:
         self._current: TaskID | None = None
 
     def begin(self, side: str) -> None:
-        self._current = self._bars.add_task(TITLES[side], total=self._plan.limit, seen="starting")
+        self._current = self._bars.add_task(
+            f"{side}: {self._plan.described(side)}", total=self._plan.limit, seen="starting"
+        )
 
     def status(self, status: Status) -> None:
         assert self._current is not None

@@ -9,7 +9,6 @@ from rich.text import Text
 from threadsafe_timeout_legacy.replay._analysis import SideResult
 from threadsafe_timeout_legacy.replay._facts import FACTS, cell, conditions, notes
 from threadsafe_timeout_legacy.replay._plan import Plan
-from threadsafe_timeout_legacy.replay._progress import TITLES
 from threadsafe_timeout_legacy.replay._promises import Promise
 from threadsafe_timeout_legacy.replay._timeline import INCIDENT, rows
 from threadsafe_timeout_legacy.replay._workspace import LINE
@@ -24,9 +23,9 @@ def print_results(console: Console, plan: Plan, results: dict[str, SideResult], 
     console.print()
     for label, value in conditions(plan):
         console.print(Text.assemble((f"{label}: ", "dim"), value))
-    if "after" in results:
+    if "after" in results and plan.engine == "threads":
         console.print(Text.assemble(("the one line: ", "dim"), (LINE, "bold green")))
-    console.print(_facts(results))
+    console.print(_facts(plan, results))
     console.print(_timeline(results))
     for promise in promises:
         mark = ("  kept   ", "green") if promise.held else ("  BROKEN ", "bold red")
@@ -35,11 +34,11 @@ def print_results(console: Console, plan: Plan, results: dict[str, SideResult], 
         console.print(Text(f"note: {note}", style="yellow"))
 
 
-def _facts(results: dict[str, SideResult]) -> Table:
+def _facts(plan: Plan, results: dict[str, SideResult]) -> Table:
     table = Table(title="What the server and the files saw", title_justify="left", pad_edge=False)
     table.add_column("")
     for side in results:
-        table.add_column(TITLES[side], style=_COLOURS[side])
+        table.add_column(f"{side}: {plan.described(side)}", style=_COLOURS[side])
     for fact in FACTS:
         table.add_row(fact.label, *(fact.value(result) for result in results.values()))
     return table

@@ -59,12 +59,13 @@ class Workspace:
     command: list[str]
     environment: dict[str, str]
     difference: str
-    """What distinguishes this copy of the runner from the replica: a unified diff, empty for "before"."""
+    """What distinguishes this copy of the runner from the replica: a unified diff, empty for "before", and on
+    asyncio, where its loop is another."""
 
 
 def prepare(folder: Path, plan: Plan, side: str, base_url: str) -> Workspace:
     """Copy the runner to `folder` and say how to start it there."""
-    from threadsafe_timeout_legacy.replica import replica_path, replica_script
+    from threadsafe_timeout_legacy.replica import asyncio_script, replica_path, replica_script
 
     paths = []
     for source in replica_path(plan.version):
@@ -72,7 +73,11 @@ def prepare(folder: Path, plan: Plan, side: str, base_url: str) -> Workspace:
         shutil.copytree(source, paths[-1], ignore=shutil.ignore_patterns("__pycache__"))
     original = replica_script(plan.version)
     script = folder / "runner" / original.parent.name / original.name
-    if side == "after":
+    on_asyncio = side == "after" and plan.engine == "asyncio"
+    if on_asyncio:
+        script = folder / "runner" / asyncio_script().name
+        shutil.copy(asyncio_script(), script)
+    elif side == "after":
         script.write_text(with_line(original.read_text()))
     site, work = folder / "site", folder / "work"
     site.mkdir()
@@ -83,7 +88,7 @@ def prepare(folder: Path, plan: Plan, side: str, base_url: str) -> Workspace:
     if plan.checkpoint_interval:
         command += ["--checkpoint-interval", str(plan.checkpoint_interval)]
     environment = _environment(plan, side, base_url, [site, *paths])
-    return Workspace(folder, work, command, environment, _difference(original, script))
+    return Workspace(folder, work, command, environment, "" if on_asyncio else _difference(original, script))
 
 
 def with_line(source: str) -> str:

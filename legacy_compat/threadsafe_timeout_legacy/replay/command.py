@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="which task gets which behaviour (default 0)")
     parser.add_argument("--version", choices=("2025-08-16", "last"),
                         help=f"the runner of the incident, or the last one (default {defaults.version})")
+    parser.add_argument("--engine", choices=("threads", "asyncio"),
+                        help="what the second run is on: the runner's own threads, with one line added; or the same "
+                             "batch with its loop on asyncio, on an AsyncPool (default threads)")
     parser.add_argument("--checkpoint-interval", type=int, metavar="N",
                         help="have the runner itself save every N results (default: its own, only at the end)")
     parser.add_argument("--only", choices=("before", "after"), help="run one of the two sides")

@@ -20,7 +20,7 @@ Sins kept on purpose, because they are the point:
 - error classification on the main thread, under a lock, one failed record after another;
 - a `timeout` argument that is not used, and embedding calls that have none;
 - results that reach the disk at the end of the batch, or every N results, and never before;
-- a lock file that is unlinked by whoever waited for it in vain.
+- a lock file that a process deletes when its wait for the lock has timed out.
 
 Different from the original on purpose:
 
@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["VERSIONS", "replica_path", "replica_script"]
+__all__ = ["VERSIONS", "asyncio_script", "replica_path", "replica_script"]
 
 VERSIONS = ("2025-08-16", "last")
 """The versions there are: the one of the incident, and the last one, after its author's fixes."""
@@ -54,3 +54,9 @@ def replica_path(version: str) -> list[Path]:
 def replica_script(version: str) -> Path:
     """The script that is the program's command line. It needs `replica_path(version)` on `PYTHONPATH`."""
     return replica_path(version)[-1] / "smart_batch_runner.py"
+
+
+def asyncio_script() -> Path:
+    """The same batch with its loop on asyncio, on this library's `AsyncPool`: the one part that knows of it. It needs
+    `replica_path("2025-08-16")` on `PYTHONPATH`."""
+    return _ROOT / "on_asyncio" / "asyncio_batch_runner.py"
