@@ -56,7 +56,7 @@ class Child:
             self.outcome.put((None, exc))
 
     def result(self):
-        with shield(LONG):  # who asks may be cancelled, too
+        with shield(LONG):  # the caller may be cancelled, too
             value, error = self.outcome.get(timeout=LONG)
             self.thread.join()
         if error is not None:

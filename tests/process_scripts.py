@@ -1,4 +1,4 @@
-"""Programs that start processes in a pool's task, for test_processes.py: what each starts, and what it gets stuck in.
+"""Programs that start processes in a pool's task, for tests/processes: what each starts, and what it gets stuck in.
 
     python process_scripts.py NAME
 
@@ -23,21 +23,13 @@ import time
 import types
 
 from asleep import others, wait_until_asleep
+from process_notes import forever, note, started, stuck
+from process_workers import GIVEN_UP_WITH_WORKERS, OVER_AT_ONCE
 
 import threadsafe_timeout
 from threadsafe_timeout._processes.tree import status
 
 SLEEP = ["sh", "-c", "echo $$; exec sleep 300"]
-never = threading.Lock()  # what nobody is woken from
-never.acquire()
-stuck = threading.Event()
-started: dict[str, tuple[int, int]] = {}
-
-
-def note(pid: int, name: str = "child") -> int:
-    """Have the test look for a process afterwards. Called when it is what it will be."""
-    started[name] = pid, status(pid).started
-    return pid
 
 
 def popen(*args: object, **kwargs: object) -> subprocess.Popen[bytes]:
@@ -230,11 +222,6 @@ UNBLOCKED = [
 # Tasks that are stuck in something else; what is started under another name than "child" is left alone
 
 
-def forever():
-    stuck.set()
-    never.acquire()
-
-
 def stuck_beside_a_child():
     note(quiet().pid)
     forever()
@@ -332,190 +319,12 @@ ABANDONED = [
 ]  # fmt: skip
 
 
-# Tasks that are over at once when they are cancelled, and what they leave
-
-
-def says_and_sleeps(said, ignore=False):
-    if ignore:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    said.send(os.getpid())
-    time.sleep(300)
-
-
-def process(method: str, **options: object):
-    context = multiprocessing.get_context(method)
-    mine, theirs = context.Pipe()
-    child = context.Process(target=says_and_sleeps, args=(theirs, options.pop("ignore", False)), **options)
-    child.start()
-    note(mine.recv())
-    return child
-
-
-def joins(method, **options):
-    child = process(method, **options)
-    stuck.set()
-    child.join()
-
-
-def joins_spawned():
-    joins("spawn")
-
-
-def joins_forked():
-    joins("fork")
-
-
-def joins_one_of_the_fork_server():
-    joins("forkserver")
-
-
-def joins_one_that_ignores_sigterm():
-    joins("spawn", ignore=True)
-
-
-def joins_a_daemonic_one():
-    joins("spawn", ignore=True, daemon=True)
-
-
-def gets_from_a_queue():
-    process("spawn")
-    items = multiprocessing.get_context("spawn").Queue()
-    stuck.set()
-    items.get()
-
-
-def receives():
-    process("fork")
-    mine, _theirs = multiprocessing.Pipe()
-    stuck.set()
-    mine.recv()
-
-
-def puts_what_nobody_reads():
-    child = process("spawn")
-    items = multiprocessing.get_context("spawn").Queue()
-    items.put(b"x" * 1_000_000)
-    stuck.set()
-    child.join()
-
-
-def puts_more_than_is_read(items, said):
-    said.send(os.getpid())
-    items.put(b"x" * 1_000_000)
-
-
-def joins_before_it_gets():
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe()
-    items = context.Queue()
-    child = context.Process(target=puts_more_than_is_read, args=(items, theirs))
-    child.start()
-    note(mine.recv())
-    stuck.set()
-    child.join()
-
-
-def waits_in_a_worker(folder):
-    with open(os.path.join(folder, str(os.getpid())), "w"):
-        pass
-    time.sleep(300)
-
-
-def note_workers(number):
-    """Wait until so many workers have said where they are."""
-    while len(names := os.listdir(FOLDER)) < number:
-        time.sleep(0.01)
-    for name in names:
-        note(int(name), name)
-    stuck.set()
-
-
-def executor_in_a_block():
-    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
-        futures = [executor.submit(waits_in_a_worker, FOLDER) for _ in range(2)]
-        note_workers(2)
-        futures[0].result()
-
-
-def executor_that_is_let_go_of():
-    executor = concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    future = executor.submit(waits_in_a_worker, FOLDER)
-    note_workers(1)
-    future.result()
-
-
-def executor_that_stays():
-    global executor
-    executor = concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    future = executor.submit(waits_in_a_worker, FOLDER)
-    note_workers(1)
-    future.result()
-
-
-def pool_in_a_block():
-    with multiprocessing.get_context("spawn").Pool(2) as workers:
-        result = workers.map_async(waits_in_a_worker, [FOLDER, FOLDER], chunksize=1)
-        note_workers(2)
-        result.get()
-
-
-def pool_that_stays():
-    global workers
-    workers = multiprocessing.get_context("spawn").Pool(2)
-    result = workers.map_async(waits_in_a_worker, [FOLDER, FOLDER], chunksize=1)
-    note_workers(2)
-    result.get()
-
-
-def manager_that_stays():
-    global manager
-    manager = multiprocessing.get_context("spawn").Manager()
-    note(manager._process.pid)
-    items = manager.Queue()
-    stuck.set()
-    items.get()
-
-
-OVER_AT_ONCE = [
-    joins_spawned, joins_forked, joins_one_of_the_fork_server, joins_one_that_ignores_sigterm, joins_a_daemonic_one,
-    gets_from_a_queue, receives, puts_what_nobody_reads, joins_before_it_gets, executor_in_a_block,
-    executor_that_is_let_go_of, executor_that_stays, pool_in_a_block, pool_that_stays, manager_that_stays,
-]  # fmt: skip
-
-
-# The same, for tasks that are abandoned
-
-
-def pool_of_an_abandoned_task():
-    global workers
-    workers = multiprocessing.get_context("spawn").Pool(2)
-    workers.map_async(waits_in_a_worker, [FOLDER], chunksize=1)
-    note_workers(1)
-    for worker in workers._pool:
-        note(worker.pid, str(worker.pid))
-    never.acquire()
-
-
-def executor_of_an_abandoned_task():
-    global executor
-    executor = concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-    executor.submit(waits_in_a_worker, FOLDER)
-    note_workers(1)
-    never.acquire()
-
-
-def process_of_an_abandoned_task():
-    process("spawn")
-    forever()
-
-
-GIVEN_UP_WITH_WORKERS = [pool_of_an_abandoned_task, executor_of_an_abandoned_task, process_of_an_abandoned_task]
+TASKS = {task.__name__: task for task in UNBLOCKED + ABANDONED + SHARED + OVER_AT_ONCE + GIVEN_UP_WITH_WORKERS}
 
 
 def main(name: str) -> None:
-    global pool, FOLDER
-    FOLDER = os.environ["FOLDER"]
-    # Who is to be woken in time may need some, on a busy machine.
+    global pool
+    # To be woken in time may take some, on a busy machine.
     patient = name in {task.__name__ for task in UNBLOCKED + OVER_AT_ONCE}
     threadsafe_timeout.install(grace=3 if patient else 0.2, checkpoint="off")
     if name == "started_before":
@@ -523,12 +332,12 @@ def main(name: str) -> None:
     pool = concurrent.futures.ThreadPoolExecutor(2)
     if name == "started_by_another_task_on_the_same_thread":
         note(pool.submit(quiet).result().pid, "another task's")
-    future = pool.submit(globals()[name])
+    future = pool.submit(TASKS[name])
     until = time.monotonic() + 120
     while not stuck.wait(0.1):
         assert not future.done(), future.exception()
         assert time.monotonic() < until, "the task did not get where it gets stuck"
-    wait_until_stuck(globals()[name].__code__, until)
+    wait_until_stuck(TASKS[name].__code__, until)
     future.cancel()
     error = future.exception(120)
     told = {

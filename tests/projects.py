@@ -116,7 +116,8 @@ class Workspace:
         project, source = PROJECTS[name], self.sources[name]
         report = self.directory / f"{name}-{line}-{attempt}"
         environ = {key: value for key, value in os.environ.items() if not key.startswith("THREADSAFE_TIMEOUT_")}
-        environ |= {"REPORT": str(report), "PYTHONPATH": str(self.directory / "plugin"), "THREADSAFE_TIMEOUT_CHECKPOINT": "off"}
+        environ |= {"REPORT": str(report), "PYTHONPATH": str(self.directory / "plugin"), "THREADSAFE_TIMEOUT_CHECKPOINT": "off",
+                    "THREADSAFE_TIMEOUT_STATUS_DIR": "off"}
         if line:
             environ["WITH_THE_LINE"] = "1"
         command = [self._python, "-m", "pytest", "-q", "-p", "the_line_or_not", "-p", "no:cacheprovider", *project.options]

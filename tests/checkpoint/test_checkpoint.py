@@ -1,17 +1,11 @@
-"""The journal as its users see it: save, load, resume, keys, configurations, the decorator."""
+"""The journal as its users see it: save, load, resume, keys, configurations, what is refused."""
 
 from __future__ import annotations
 
 import json
-import logging
 import pickle
-import subprocess
-import sys
-import threading
 import zlib
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +24,13 @@ from threadsafe_timeout.checkpoint import (
     CheckpointUnavailable,
     CheckpointVersionError,
     CheckpointWriter,
-    Ordinals,
     RecordedError,
     UnserializableResult,
-    checkpointed,
     config_hash,
     iter_records,
     load_checkpoint,
     open_run,
-    task_fingerprint,
-    task_keys,
 )
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.jsonl"
 
 
 def journals(path: Path) -> list[str]:
@@ -291,119 +276,6 @@ def test_always_goes_on_with_an_ended_run_but_not_with_another_configuration(pat
         open_run(path, resume="sometimes")  # type: ignore[arg-type]  # that is the test
 
 
-# --- fingerprints -----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Task:
-    model: str
-    timeout: float = 60
-    tools: tuple[str, ...] = ()
-
-
-class Plain:
-    def __init__(self, a: int) -> None:
-        self.a = a
-
-
-def test_fingerprints_depend_on_what_a_task_holds() -> None:
-    assert task_fingerprint(Task("m")) == task_fingerprint(Task("m")) == task_fingerprint({"tools": (), "timeout": 60, "model": "m"})
-    assert task_fingerprint(Task("m")) != task_fingerprint(Task("n"))
-    assert task_fingerprint(Task("m", 1), ignore=["timeout"]) == task_fingerprint(Task("m", 2), ignore=["timeout"])
-    assert task_fingerprint(Task("m", 1), fields=["model"]) == task_fingerprint(Task("m", 2), fields=["model"])
-    assert task_fingerprint(Plain(1)) == task_fingerprint(Plain(1)) != task_fingerprint(Plain(2))
-    with pytest.raises(ValueError, match="no field 'size'"):
-        task_fingerprint(Task("m"), fields=["size"])
-    with pytest.raises(UnserializableResult, match=r"task.*no fields to make a fingerprint from"):
-        task_fingerprint({"a": object()})
-
-
-def test_a_fingerprint_is_the_same_in_another_process() -> None:
-    code = "from threadsafe_timeout.checkpoint import task_fingerprint as f; print(f({'b': {3, 1, 'x'}, 'a': (1.5, None)}))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert other.stdout.strip() == task_fingerprint({"a": (1.5, None), "b": {1, "x", 3}})
-
-
-def test_keys_of_repeats_do_not_depend_on_the_order() -> None:
-    tasks = [Task("a"), Task("b"), Task("a"), Task("a")]
-    keys = task_keys(tasks)
-    assert len(set(keys)) == 4
-    assert set(task_keys(reversed(tasks))) == set(keys)
-    assert task_keys(["x", "x"], key=str) == ["x", "x#2"]
-    ordinals = Ordinals()
-    with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(lambda _: ordinals.number("t"), range(200)))) == 200
-
-
-# --- the decorator ----------------------------------------------------------------------------------------------
-
-
-def test_a_checkpointed_function_runs_once_per_key(path: Path) -> None:
-    calls = []
-
-    @checkpointed(path, key=lambda n: f"square-{n}")
-    def square(n: int) -> int:
-        """Multiply."""
-        calls.append(n)
-        return n * n
-
-    assert square.__doc__ == "Multiply."
-    assert [square(3), square(3), square(4)] == [9, 9, 16]
-    square.close()
-    assert square(3) == 9
-    square.close()
-    assert calls == [3, 4]
-    assert list(load_checkpoint(path)) == ["square-3", "square-4"]
-
-
-def test_a_checkpointed_function_that_raised_runs_again_unless_told_otherwise(path: Path) -> None:
-    def make(**options: Any) -> tuple[Any, list[int]]:
-        calls: list[int] = []
-
-        @checkpointed(path, **options)
-        def fail(n: int, extra: str = "x") -> None:
-            calls.append(n)
-            raise TimeoutError("too late") if n else KeyError("k")
-
-        return fail, calls
-
-    fail, calls = make()
-    for n in (0, 1, 1):
-        with pytest.raises((KeyError, TimeoutError)):
-            fail(n)
-    fail.close()
-    assert calls == [0, 1, 1]
-    assert sorted(load_checkpoint(path).counts()) == ["failed", "timeout"]
-    again, calls = make(retry={"failed"})
-    with pytest.raises(KeyError):
-        again(0, extra="x")
-    with pytest.raises(RecordedError, match="TimeoutError: too late"):
-        again(n=1)
-    again.close()
-    assert calls == [0]
-
-
-def test_a_checkpointed_method(path: Path) -> None:
-    class Runner:
-        def __init__(self, base: int) -> None:
-            self.base = base
-
-        @checkpointed(path)
-        def add(self, n: int) -> int:
-            return self.base + n
-
-    assert (Runner(1).add(1), Runner(2).add(1), Runner(1).add(1)) == (2, 3, 2)
-    vars(Runner)["add"].close()
-    assert len(load_checkpoint(path)) == 2
-
-
-def test_async_functions_are_refused(path: Path) -> None:
-    async def work() -> None: ...
-
-    with pytest.raises(TypeError, match="async"):
-        checkpointed(path)(work)
-
-
 # --- errors, names ----------------------------------------------------------------------------------------------
 
 
@@ -482,90 +354,3 @@ def test_an_empty_file_is_a_journal_not_yet_begun(path: Path) -> None:
     with CheckpointWriter(path) as writer:
         writer.save("k", 1)
     assert isinstance(load_checkpoint(path), Checkpoint)
-
-
-# --- a saver that is interrupted --------------------------------------------------------------------------------
-
-
-class Interrupted(BaseException):
-    """What a cancelled task's thread may be hit by anywhere."""
-
-
-@pytest.mark.parametrize("when", ["before the write", "after the write", "after the sync"])
-def test_an_interrupted_leader_hands_on_and_nothing_is_lost_or_doubled(
-    path: Path, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    from threadsafe_timeout.checkpoint import _disk
-
-    writer = CheckpointWriter(path)
-    victim: list[threading.Thread] = []
-    at_work, go_on = threading.Event(), threading.Event()
-
-    def strike(original: Any, after: bool) -> Any:
-        def call(*args: Any) -> Any:
-            if not after and victim == [threading.current_thread()]:
-                at_work.set()
-                assert go_on.wait(120)
-                victim.clear()
-                raise Interrupted
-            result = original(*args)
-            if after and victim == [threading.current_thread()]:
-                at_work.set()
-                assert go_on.wait(120)
-                victim.clear()
-                raise Interrupted
-            return result
-
-        return call
-
-    name = "sync" if when == "after the sync" else "write_all"
-    monkeypatch.setattr(_disk, name, strike(getattr(_disk, name), when != "before the write"))
-
-    def leader() -> None:
-        victim.append(threading.current_thread())
-        with pytest.raises(Interrupted):
-            writer.save("leader", 0)
-
-    threads = [threading.Thread(target=leader, daemon=True)]
-    threads[0].start()
-    assert at_work.wait(120)
-    threads += [threading.Thread(target=writer.save, args=(n, n), daemon=True) for n in range(8)]
-    for thread in threads[1:]:
-        thread.start()
-    go_on.set()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
-    writer.close()
-    saved = [record.key for record in iter_records(path)]
-    assert sorted(map(str, saved)) == sorted(["leader", *map(str, range(8))])
-
-
-def test_saves_are_not_logged_as_problems(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "threadsafe_timeout.checkpoint"), CheckpointWriter(path) as writer:
-        writer.save("k", 1)
-    assert caplog.records == []
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_interrupted_right_after_the_write_nothing_is_written_twice(
-    path: Path, monkeypatch: pytest.MonkeyPatch, times: int
-) -> None:
-    writer = CheckpointWriter(path)
-    original, left = writer._journal.append, [times]
-
-    def append(lines: list[bytes], *, sync: bool) -> None:
-        original(lines, sync=sync)
-        if left[0]:
-            left[0] -= 1
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(writer._journal, "append", append)
-    for number in range(times):
-        with pytest.raises(KeyboardInterrupt):
-            writer.save(f"interrupted-{number}", number)
-    writer.save("next", 2)
-    writer.close()
-    assert Counter(record.key for record in iter_records(path)) == {
-        "next": 1, **{f"interrupted-{number}": 1 for number in range(times)},
-    }  # fmt: skip

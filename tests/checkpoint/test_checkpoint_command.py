@@ -131,7 +131,7 @@ def test_export_csv_holds_no_formulas(run: Run, tmp_path: Path) -> None:
 
 
 def test_export_parquet(run: Run, path: Path, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
     assert run("export", path, "--to", "parquet", "-o", tmp_path / "out.parquet")[0] == 0
     table = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["key"] for row in table] == list(load_checkpoint(path))

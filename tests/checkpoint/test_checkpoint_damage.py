@@ -26,11 +26,6 @@ from threadsafe_timeout.checkpoint._repair import compact, repair, verify
 from threadsafe_timeout.checkpoint._scan import Damage, Line, open_journal, scan
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.jsonl"
-
-
 def fill(path: Path, count: int) -> list[bytes]:
     """A journal of `count` lines, its header among them, and its lines."""
     with CheckpointWriter(path, mode="fast") as writer:

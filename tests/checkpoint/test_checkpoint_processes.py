@@ -27,11 +27,6 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.jsonl"
-
-
-@pytest.fixture
 def start(path: Path) -> Iterator[Start]:
     """Run code in a Python of its own; `path` is the journal's. Ended with the test."""
     children: list[subprocess.Popen[str]] = []

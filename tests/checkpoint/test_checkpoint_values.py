@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pydantic
 import pytest
 
 from threadsafe_timeout.checkpoint import CheckpointWriter, RecordedError, UnserializableResult, load_checkpoint
@@ -196,13 +197,11 @@ def test_default_turns_the_rest_into_something_that_can_be_saved(tmp_path: Path)
 
 
 def test_pydantic_models() -> None:
-    pydantic = pytest.importorskip("pydantic")
-
-    class Usage(pydantic.BaseModel):  # type: ignore[misc, name-defined, unused-ignore]  # imported at run time
+    class Usage(pydantic.BaseModel):
         tokens: int
         at: datetime.datetime
 
-    class Answer(pydantic.BaseModel):  # type: ignore[misc, name-defined, unused-ignore]  # imported at run time
+    class Answer(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="allow")
         text: str
         usage: Usage
@@ -215,7 +214,7 @@ def test_pydantic_models() -> None:
 
 
 def test_numpy() -> None:
-    numpy = pytest.importorskip("numpy")
+    import numpy  # not above: it starts threads of its own, and tests fork
     for scalar in (numpy.float64(1.5), numpy.float32(0.1), numpy.int64(3), numpy.bool_(True), numpy.str_("x"), numpy.datetime64("2026-01-02")):
         back = loads(dumps({"v": scalar}))["v"]
         assert back == scalar

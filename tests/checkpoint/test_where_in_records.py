@@ -31,11 +31,6 @@ PLACE = ("agent.py", 41, "ask")
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.jsonl"
-
-
-@pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def call(*arguments: object) -> str:
         parser = argparse.ArgumentParser()

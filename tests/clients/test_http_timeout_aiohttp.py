@@ -13,14 +13,10 @@ import threadsafe_timeout
 from threadsafe_timeout import DeadlineExceeded, deadline
 from threadsafe_timeout._patching import install as _install
 
+pytestmark = pytest.mark.usefixtures("installed")
+
 SOON = 30.0
 NONE = aiohttp.ClientTimeout(total=None)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def installed():
-    with threadsafe_timeout.patched(checkpoint="off"):
-        yield
 
 
 @contextlib.contextmanager

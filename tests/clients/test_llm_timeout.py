@@ -33,6 +33,7 @@ STREAMS = [way for way in WAYS if "stream" in way[1]]
 
 # What the clients say of each other is not what is tested here.
 pytestmark = [
+    pytest.mark.usefixtures("installed"),
     pytest.mark.timeout(300),  # the first one pays for imports of tens of seconds
     pytest.mark.filterwarnings("default::DeprecationWarning"),
     pytest.mark.filterwarnings("default::UserWarning"),
@@ -47,13 +48,12 @@ each_way = pytest.mark.parametrize("way", WAYS, ids=name_of)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def installed():
-    with threadsafe_timeout.patched(checkpoint="off"):
-        with Peer(good) as peer:  # what is imported, and made, at the first call of all is in nobody's total
-            for kind, mode in WAYS:
-                assert kind(peer.url).ask(mode) == "fine"
-        assert not _install.installed().problems
-        yield
+def first_calls(installed_for_the_module):
+    """What is imported, and made, at the first call of all is in nobody's total."""
+    with Peer(good) as peer:
+        for kind, mode in WAYS:
+            assert kind(peer.url).ask(mode) == "fine"
+    assert not _install.installed().problems
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import openai
 import pytest
 
 from threadsafe_timeout import install
@@ -32,7 +33,6 @@ def python(code, cwd, *, status=0):
 
 
 def test_everything_that_is_installed_is_applied_and_has_a_version(capsys):
-    pytest.importorskip("openai")
     status, found = doctor(capsys)
     assert status == 0
     known = states(found)
@@ -40,8 +40,6 @@ def test_everything_that_is_installed_is_applied_and_has_a_version(capsys):
     assert known["legacy_runner"] == "not installed"
     modules = {module["name"]: module for patch in found["patches"] for module in patch["modules"]}
     assert modules["time"]["version"].startswith("Python 3.")
-    import openai
-
     assert modules["openai._base_client"]["version"] == openai.__version__
     assert found["interrupt"].keys() == {"mechanism", "detail"}
     assert installed() is None, "it leaves the process as it was"

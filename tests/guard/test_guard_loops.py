@@ -305,7 +305,7 @@ anything = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(anything, max_size=12))
 def test_no_message_crashes_the_guard(messages):
     guard = LoopGuard(experience=Experience())
@@ -316,7 +316,7 @@ def test_no_message_crashes_the_guard(messages):
     find_loop(messages)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(text, min_size=1, max_size=30))
 def test_any_text_is_read_turn_by_turn(texts):
     loop = find_loop([{"role": "assistant", "content": one} for one in texts])
@@ -378,7 +378,7 @@ ODD = [
 ]  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, len(ODD) - 1), st.integers(0, 7)), min_size=1, max_size=10))
 def test_odd_objects_in_every_place_are_passed_over(places):
     guard = LoopGuard(experience=Experience(), search_tools=["search"])
@@ -411,7 +411,7 @@ times = st.sampled_from(["10:00:01", "12:34:56.7", "2026-01-02 03:04:05", "2026-
 line = st.lists(st.sampled_from(["a", "job", "7", "8", "count 3", "done", "\n"]) | times, max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(line, st.data())
 def test_results_alike_but_for_their_times_are_not_ruled_out(words, data):
     other = [data.draw(times) if word[0].isdigit() and len(word) > 2 else word for word in words]

@@ -12,19 +12,18 @@ import threading
 import time
 import urllib.request
 
+import httpx
+import httpx2
 import pytest
+import requests
+import urllib3
 from peers import CERTIFICATE, MISBEHAVING, Peer, bad_then_good, good, mute, silent, unanswered
 
-import threadsafe_timeout
 from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline
 
+pytestmark = pytest.mark.usefixtures("installed")
+
 SOON = 120.0  # generous: what is asserted is that the call ended, not how fast
-
-
-@pytest.fixture(autouse=True, scope="module")
-def installed():
-    with threadsafe_timeout.patched(checkpoint="off"):
-        yield
 
 
 class HttpClient:
@@ -61,7 +60,6 @@ class Urllib:
 
 class Urllib3:
     def __init__(self, url, context):
-        urllib3 = pytest.importorskip("urllib3")
         self.pool = urllib3.PoolManager(ssl_context=context, retries=5, timeout=None)
 
     def get(self, url):
@@ -73,7 +71,7 @@ class Urllib3:
 
 class Requests:
     def __init__(self, url, context):
-        self.session = pytest.importorskip("requests").Session()
+        self.session = requests.Session()
         self.session.trust_env = False
         self.session.verify = str(CERTIFICATE)
 
@@ -85,11 +83,10 @@ class Requests:
 
 
 class Httpx:
-    module = "httpx"
+    module = httpx
 
     def __init__(self, url, context):
-        module = pytest.importorskip(self.module)
-        self.client = module.Client(verify=context or True, timeout=None, trust_env=False)
+        self.client = self.module.Client(verify=context or True, timeout=None, trust_env=False)
 
     def get(self, url):
         return self.client.get(url).content
@@ -99,7 +96,7 @@ class Httpx:
 
 
 class Httpx2(Httpx):
-    module = "httpx2"
+    module = httpx2
 
 
 @contextlib.contextmanager
@@ -197,9 +194,8 @@ def test_in_a_scope_with_time_left_a_connection_is_kept_alive(kind):
         assert peer.connections == (3 if kind is Urllib else 1)
 
 
-@pytest.mark.parametrize("name", ["httpx", "httpx2"])
-def test_waiting_for_a_free_connection_is_bounded(name):
-    module = pytest.importorskip(name)
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_waiting_for_a_free_connection_is_bounded(module):
     with Peer(bad_then_good) as peer, module.Client(
         timeout=None, limits=module.Limits(max_connections=1), trust_env=False
     ) as client:
@@ -220,7 +216,6 @@ def test_waiting_for_a_free_connection_is_bounded(name):
 
 
 def test_waiting_for_a_free_connection_of_requests_is_bounded():
-    requests = pytest.importorskip("requests")
     with Peer(bad_then_good) as peer, requests.Session() as session:
         session.trust_env = False
         session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=1, pool_block=True))
@@ -247,7 +242,6 @@ def unavailable(peer, connection):
 
 
 def test_the_retries_and_the_back_off_of_urllib3_are_bounded():
-    urllib3 = pytest.importorskip("urllib3")
     retries = urllib3.Retry(10, status_forcelist=[503], respect_retry_after_header=True)
     with Peer(unavailable) as peer, urllib3.PoolManager(retries=retries) as pool:
         with deadline_after(peer.began) as scope, pytest.raises(DeadlineExceeded), scope:
@@ -262,9 +256,8 @@ def through_and_silent(peer, connection):
     peer.until_it_leaves(connection)
 
 
-@pytest.mark.parametrize("name", ["httpx", "httpx2"])
-def test_a_tunnel_that_leads_nowhere_keeps_no_place_in_the_pool(name):
-    module = pytest.importorskip(name)
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_a_tunnel_that_leads_nowhere_keeps_no_place_in_the_pool(module):
     options = {"timeout": None, "limits": module.Limits(max_connections=1), "trust_env": False}
 
     async def run(peer):
@@ -286,10 +279,8 @@ def test_a_tunnel_that_leads_nowhere_keeps_no_place_in_the_pool(name):
 
 
 @pytest.mark.parametrize("behave", MISBEHAVING)
-@pytest.mark.parametrize("name", ["httpx", "httpx2"])
-def test_async_the_total_is_bounded_and_the_client_stays_usable(name, behave):
-    module = pytest.importorskip(name)
-
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_async_the_total_is_bounded_and_the_client_stays_usable(module, behave):
     async def run(peer, fine):
         async with module.AsyncClient(timeout=None, trust_env=False, limits=module.Limits(max_connections=1)) as client:
             with deadline_after(peer.began) as scope, pytest.raises(DeadlineExceeded):
@@ -302,10 +293,8 @@ def test_async_the_total_is_bounded_and_the_client_stays_usable(name, behave):
         asyncio.run(run(peer, fine))
 
 
-@pytest.mark.parametrize("name", ["httpx", "httpx2"])
-def test_async_connecting_shaking_hands_and_waiting_for_a_connection_are_bounded(name):
-    module = pytest.importorskip(name)
-
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_async_connecting_shaking_hands_and_waiting_for_a_connection_are_bounded(module):
     async def ask(client, url, scope):
         with pytest.raises(DeadlineExceeded):
             with scope:

@@ -20,13 +20,9 @@ import threadsafe_timeout
 from threadsafe_timeout import DeadlineExceeded, deadline
 from threadsafe_timeout._patching import install as _install
 
+pytestmark = pytest.mark.usefixtures("installed")
+
 SOON = 120.0  # generous: what is asserted is that it ended, not how fast
-
-
-@pytest.fixture(autouse=True, scope="module")
-def installed():
-    with threadsafe_timeout.patched(checkpoint="off"):
-        yield
 
 
 @contextlib.contextmanager
@@ -269,7 +265,7 @@ def test_each_exchange_of_one_plain_connection_has_a_time_of_its_own():
 
 
 def test_an_llm_call_has_llm_timeout_only():
-    openai = pytest.importorskip("openai")
+    import openai
     with Peer(silent) as peer, limit(0.05, llm_timeout=0.4), openai.OpenAI(base_url=peer.url, api_key="unused") as client:
         with pytest.raises(openai.APITimeoutError, match=r"llm_timeout"):
             client.models.list()

@@ -61,7 +61,6 @@ def test_the_pool_is_replaced_in_every_order_and_given_back(order, tmp_path):
 
 
 def test_openai_imported_after_install_is_patched(tmp_path):
-    pytest.importorskip("openai")
     out = run_python(
         """
         import threadsafe_timeout.auto

@@ -85,7 +85,7 @@ check(_install.installed())
 patched = changed(before)
 missing = {name for name, patch in PATCHES.items() if any(m in sys.modules for m in patch.MODULES)} - {
     name for name, patch in PATCHES.items() for m in patch.MODULES if any(label.startswith(m + ".") for label in patched)}
-if missing:
+if missing - {"opentelemetry"}:  # that one listens, and changes nothing
     problems.append(f"nothing was patched by {sorted(missing)}")
 now = snapshot(modules)
 t.install()
@@ -166,7 +166,9 @@ threading.Thread(target=time.sleep, args=(0,)).start()
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "order", [pytest.param(order, marks=pytest.mark.stress if number else ()) for number, order in enumerate(ORDERS)]
+)
 def test_whatever_the_order_the_originals_come_back(order, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM + ORDERS[order] + "\nend()\n")
     environ = {key: value for key, value in os.environ.items() if not key.startswith("THREADSAFE_TIMEOUT_")}

@@ -77,9 +77,8 @@ def test_cancelled():
     assert not _callback_timer._waiting
 
 
-def test_a_function_that_runs_may_cancel_and_not_join_its_timer(monkeypatch):
-    errors: list[BaseException] = []
-    monkeypatch.setattr(threading, "excepthook", lambda failed: errors.append(failed.exc_value))
+def test_a_function_that_runs_may_cancel_and_not_join_its_timer(mocker):
+    excepthook = mocker.patch.object(threading, "excepthook")
 
     def function():
         timer.cancel()
@@ -89,16 +88,16 @@ def test_a_function_that_runs_may_cancel_and_not_join_its_timer(monkeypatch):
     timer = Timer(0, function)
     timer.start()
     timer.join(LONG)
-    assert "cannot join current thread" in str(errors[0])
+    assert "cannot join current thread" in str(excepthook.call_args.args[0].exc_value)
 
 
-def test_what_it_raises_is_told_as_by_any_thread(monkeypatch):
-    told: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
+def test_what_it_raises_is_told_as_by_any_thread(mocker):
+    excepthook = mocker.patch.object(threading, "excepthook")
     timer = Timer(0, int, ["x"])
     timer.start()
     timer.join(LONG)
-    assert (told[0].exc_type, told[0].thread) == (ValueError, timer)
+    [told] = excepthook.call_args.args
+    assert (told.exc_type, told.thread) == (ValueError, timer)
     assert not timer.is_alive()
 
 

@@ -50,7 +50,8 @@ def start(prelude: str, code: str) -> subprocess.Popen[str]:
     whole = "\n".join((prelude, COMMON, textwrap.dedent(code)))
     return subprocess.Popen(
         [sys.executable, "-c", whole],
-        env={**ON_PATH, "THREADSAFE_TIMEOUT_CHECKPOINT": "off"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**ON_PATH, "THREADSAFE_TIMEOUT_CHECKPOINT": "off", "THREADSAFE_TIMEOUT_STATUS_DIR": "off"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -146,19 +147,36 @@ def test_os_exit_is_not_held_up(prelude):
     assert (code, out) == (7, "")
 
 
+CHATTER = """
+    import atexit
+    atexit.register(lambda: print("\\nlast words"))
+    def chatter():
+        while True:
+            try:
+                sys.stdout.write("x" * 10000 + "\\n")
+            except:
+                pass
+    with pool(task_timeout=0.05, grace=0.02) as p:
+        futures = [p.submit(chatter) for _ in range(3)]
+    sys.stdout.write("unfinished")
+"""
+
+
 def test_an_abandoned_thread_that_writes_does_not_crash_the_exit(prelude):
     """At the end of the interpreter a daemon thread that holds a stream's buffer is a fatal error."""
-    code, _, err = run(prelude, """
-        def chatter():
-            while True:
-                try:
-                    sys.stdout.write("x" * 10000 + "\\n")
-                except:
-                    pass
-        with pool(task_timeout=0.05, grace=0.02) as p:
-            futures = [p.submit(chatter) for _ in range(3)]
-    """)  # fmt: skip
+    code, out, err = run(prelude, CHATTER)
     assert code == 0, err[-2000:]
+    assert "\nlast words" in out
+    assert "unfinished" in out
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("errors", ["stdout", "stderr"])
+def test_abandoned_threads_that_write_do_not_crash_an_exit_in_a_hundred(prelude, errors):
+    for _ in range(50):
+        code, out, err = run(prelude, CHATTER.replace("sys.stdout", f"sys.{errors}"))
+        assert code == 0, err[-2000:]
+        assert "last words" in out
 
 
 INTERRUPTED = {

@@ -291,7 +291,7 @@ def test_the_lines_of_a_worker_are_found(lines):
 def test_a_stray_exception_at_every_line(lines, step):
     places = sorted(visited(lines), key=lambda place: (place[0].co_filename, place[1]))[::step]
     struck = [strike(lines, place, 0) for place in places]
-    assert any(struck)  # not all: which lines a life comes by depends on who is faster
+    assert any(struck)  # not all: which lines a life comes by depends on which thread is faster
 
 
 @pytest.mark.stress

@@ -179,7 +179,7 @@ def test_a_wait_that_ended_as_it_should_cancels_nothing(gate):
 
 
 def test_the_block_is_left_one_grace_after_the_wait():
-    """The ladder's last rung comes a grace earlier for who has waited long enough."""
+    """The ladder's last rung comes a grace earlier when a wait for it has timed out."""
     gate, begun, kinds = threading.Event(), threading.Event(), []
     with pytest.raises(TimeoutError), ThreadPoolExecutor(1, grace=0.2) as pool:
         pool.on_event(lambda event: kinds.append(event.kind))

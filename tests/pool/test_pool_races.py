@@ -29,7 +29,7 @@ class Round:
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
-        self.gate = threading.Event()  # never set before the end: who waits for it ends by its timeout
+        self.gate = threading.Event()  # never set before the end: a wait for it ends by its timeout
         self.lock = threading.Lock()
         # All guarded by lock:
         self.called: Counter[Future[Any]] = Counter()

@@ -26,7 +26,7 @@ def soak() -> ModuleType:
 
 def test_a_few_hundred_tasks(soak, caplog):
     caplog.set_level(logging.CRITICAL, "threadsafe_timeout")
-    found, figures = soak.run(600, width=4, traced=False)
+    found, figures = soak.run(300, width=4, traced=False)
     assert not found, figures
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import openai.resources.chat.completions  # noqa: F401  # all that a first call would import: judged is the wait for the server
 import pytest
 from asleep import ON_PATH
 from stuck_modes import MODES, WIDTH, Hold, Mode
@@ -20,9 +21,6 @@ from stuck_modes import MODES, WIDTH, Hold, Mode
 import threadsafe_timeout
 from threadsafe_timeout import DeadlineExceeded
 from threadsafe_timeout.testing.fake_llm import FakeLLM
-
-# All that a first call would import: what is judged here is the wait for the server.
-pytest.importorskip("openai.resources.chat.completions")
 
 DEADLINE = 0.2
 SHORT, LONG = 0.05, 2.0  # a thread that is given up takes 2 × grace; one that is woken should never need it

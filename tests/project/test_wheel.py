@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "MIGRATION.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Whose options a page's table is about; and those of other programs that pages mention.
 SUBJECT = {"replay.md": "replay", "fake-llm.md": "fake-llm", "doctor.md": "doctor", "checkpoints.md": "checkpoint", "guards.md": "guard"}
-OTHERS = ("pip ", "python ", "pytest", "benchmarks/", "smart_batch_runner.py", "my_runner.py")
+OTHERS = ("pip ", "python ", "pytest", "benchmarks/", "smart_batch_runner.py", "my_runner.py", "run --supervise")
 BENCHMARKS = {"--records", "--rounds", "--threads"}
 
 # What is run, by command and action: with the exit statuses that are right. Together they name every documented option.
@@ -46,6 +46,9 @@ RUNS: dict[str, list[tuple[str, set[int]]]] = {
         ("guard check chats.jsonl", {0}),
         ("guard check chats.jsonl --limits 'cut_tags=6, no_action=off' --json --no-learn --examples 1 --quiet", {0}),
     ],
+    "watch": [("watch --once", {0}), ("watch --json", {0})],
+    "stacks": [("stacks", {0})],
+    "report": [("report -o run.html", {0})],
     "fake-llm": [(
         "fake-llm --port 0 --host 127.0.0.1 --mix good=60,hang=20,trickle=20 --log requests.jsonl --minute 1 --tasks 100 --seed 1 "
         "--deadline 5 --classifier hang --embeddings hang --storm 2 --task-pattern 'task (\\d+)' --until-stdin-closes", {0},
@@ -56,6 +59,7 @@ RUNS: dict[str, list[tuple[str, set[int]]]] = {
         ("replay --minute 0.15 --workers 4 --tasks 4 --mix good=4 --version last --checkpoint-interval 2 --limit 20 --only before --json -", {0}),
         ("replay --minute 0.15 --workers 4 --tasks 4 --mix good=2,hang=2 --kill-at 1 --only after", {0, 1}),
         ("replay --from KEPT", {0, 1}),
+        ("replay --engine asyncio --minute 0.15 --workers 4 --tasks 4 --mix good=4 --only after", {0, 1}),
     ],
 }  # fmt: skip
 
@@ -298,6 +302,9 @@ def prepare(environment: Environment) -> None:
     environment.code("from threadsafe_timeout.checkpoint import CheckpointWriter\n"
                      "with CheckpointWriter('run.jsonl') as writer: writer.save('a', {'success': True})\n"
                      "CheckpointWriter('imported.jsonl').close()\n")  # fmt: skip
+    environment.code("import threadsafe_timeout\n"
+                     "threadsafe_timeout.install(status_dir='.threadsafe_timeout')\n"
+                     "with threadsafe_timeout.ThreadPoolExecutor(1) as pool: pool.submit(abs, -1).result()\n")  # fmt: skip
 
 
 def check(environment: Environment, line: str, statuses: set[int]) -> subprocess.CompletedProcess[str]:

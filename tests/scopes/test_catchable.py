@@ -16,6 +16,7 @@ import joblib
 import pytest
 import requests
 from blocked import LONG, expire
+from busy import loop
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
@@ -24,11 +25,6 @@ from threadsafe_timeout.testing.fake_llm import FakeLLM
 
 ITEMS = 6
 STUCK = 2  # the item that gets stuck
-
-
-def busy():
-    while True:
-        pass
 
 
 def in_a_child():
@@ -40,7 +36,7 @@ WAYS = {
     "queue": lambda: queue.Queue().get(),
     "event": lambda: threading.Event().wait(),
     "child": in_a_child,
-    "busy": busy,
+    "busy": loop,
 }
 
 

@@ -293,6 +293,11 @@ WRONG_SETTINGS = [
     ("checkpoint", 5, "must be the path of a file"),
     ("checkpoint", ".", "is a directory"),
     ("checkpoint", "text/run.jsonl", "cannot be written: .*text is no directory"),
+    ("summary", "yes", "must be one of auto, on, off, got 'yes'"),
+    ("progress", "bar", "must be one of auto, lines, off, got 'bar'"),
+    ("keep_runs", -1, "must be a whole number"),
+    ("stall_after", 0, "must be more than 0 seconds, or off; got 0"),
+    ("stall_after", "soon", "must be a number of seconds >= 0, got 'soon'"),
     ("patches", "-htpx", "did you mean 'httpx'"),
     ("patches", 5, "must be names"),
     ("task_timout", 5, "no such setting; did you mean 'task_timeout'"),
@@ -339,8 +344,9 @@ def test_doctor_lists_no_file_that_will_not_be_written(tmp_path: Path) -> None:
         found = examine()["settings"]["checkpoint"]
         assert found["value"] is None
         assert "no directory" in found["problem"]
-        assert "checkpoint = none" in report()
-        assert "nothing is saved" in report()
+        told = report()
+        assert "checkpoint = none" in told
+        assert "nothing is saved" in told
     finally:
         uninstall()
     install(patches="-legacy_runner")
@@ -365,7 +371,7 @@ def test_doctor_lists_no_file_that_will_not_be_written(tmp_path: Path) -> None:
         (["checkpoint", "repair", "x", "--lock-timeout", "-1"], "not a number of seconds"),
         (["checkpoint", "import", "x", "--from", "legacy", "y", "--set", "model"], "--set takes FIELD=VALUE"),
         (["doctor", "--jsno"], "did you mean '--json'"),
-        (["run", "no.py"], "there is no file 'no.py'"),
+        (["run", "no.py"], "can't open file"),
         (["fake-llm", "--log", "none/log.jsonl"], "--log: none/log.jsonl cannot be written"),
         (["fake-llm", "--log", "."], "--log: . cannot be written: Is a directory"),
         (["fake-llm", "--mix", "hnag=1"], "did you mean 'hang'"),

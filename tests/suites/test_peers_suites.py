@@ -100,7 +100,7 @@ def test_func_timeouts_own_suite(tmp_path):
 def decorator():
     if not hasattr(signal, "SIGALRM"):
         pytest.skip("no SIGALRM here")
-    timeout_decorator = pytest.importorskip("timeout_decorator")
+    import timeout_decorator
     with patched(checkpoint="off"), ThreadPoolExecutor(1) as pool:
         timeout_decorator.in_a_worker = lambda function, *args, **kwargs: pool.submit(function, *args, **kwargs).result(120)
         yield timeout_decorator

@@ -58,7 +58,7 @@ def test_who_starts_it_does_not_wait_for_ever_and_its_end_is_noticed(monkeypatch
 
 
 def test_a_thread_that_ends_while_it_is_found_to_have_begun():
-    """Who waits for its beginning passes a gate; the end of the thread, in that moment, opens it once more."""
+    """A wait for its beginning passes a gate; the end of the thread, in that moment, opens it once more."""
 
     class Gate:
         def __init__(self, gate):

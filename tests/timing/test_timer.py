@@ -9,6 +9,7 @@ import threading
 import weakref
 
 import pytest
+from asleep import wait_until_asleep
 
 from threadsafe_timeout import CancelScope, DeadlineExceeded, check_cancelled, deadline, move_on_after, sleep
 from threadsafe_timeout._scopes import around as _around
@@ -118,25 +119,27 @@ def test_sorting_in_a_list_that_gets_shorter_meanwhile():
         assert not _timer.incoming
 
 
-def test_no_wake_up_while_nothing_is_due():
-    looks = []
-    original = _timer._take_due
+def have_it_rest():
+    """The thread looks after each module that it loads, once it is awake; and for what an earlier test has left."""
+    pause = threading.Event()
+    _timer.start()
+    while _preload.wanted or any(entry[0] < _clock.monotonic() + 2 for entry in list(_timer._heap)):
+        _timer.poke()
+        pause.wait(0.001)
+
+
+def test_no_wake_up_while_nothing_is_due(mocker):
+    have_it_rest()
+    _timer.shutdown()  # nothing is promised
     with move_on_after(1000):
-        _timer.settle(10)
-
-        def counting():
-            looks.append(1)
-            return original()
-
-        _timer._take_due = counting
-        try:
-            for _ in range(500):
-                with deadline(2000):
-                    pass
-            assert threading.Event().wait(0.05) is False
-        finally:
-            _timer._take_due = original
-    assert looks == []
+        assert _timer.settle(120)
+        wait_until_asleep(timer_threads)
+        take_due = mocker.spy(_timer, "_take_due")
+        for _ in range(500):
+            with deadline(2000):
+                pass
+        assert threading.Event().wait(0.05) is False
+        take_due.assert_not_called()
 
 
 def test_scopes_one_after_the_other_do_not_wake_the_thread_each(monkeypatch):
@@ -146,10 +149,8 @@ def test_scopes_one_after_the_other_do_not_wake_the_thread_each(monkeypatch):
         looks.append(1)
         return take_due(due)
 
+    have_it_rest()
     pause = threading.Event()
-    _timer.start()
-    while _preload.wanted:  # it looks after each module that it loads
-        pause.wait(0.001)
     monkeypatch.setattr(_timer, "_take_due", counted)
     _timer.shutdown()  # nothing is promised
     for _ in range(20):

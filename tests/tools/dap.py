@@ -109,7 +109,7 @@ class Session:
         return {"event": "terminated"}
 
     def stops(self) -> Iterator[dict[str, Any]]:
-        """Each stop, until the program has ended. Who is given one lets it go on."""
+        """Each stop, until the program has ended. The caller lets it go on."""
         while (event := self.event("stopped", "terminated", "exited"))["event"] == "stopped":
             yield event["body"]
 

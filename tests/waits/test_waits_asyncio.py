@@ -12,13 +12,9 @@ from collections.abc import Iterator
 import pytest
 from blocked import LONG, Blocked
 
-from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after, patched
+from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after
 
-
-@pytest.fixture(autouse=True)
-def patches() -> Iterator[None]:
-    with patched(checkpoint="off"):
-        yield
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 class Main:

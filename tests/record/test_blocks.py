@@ -1,0 +1,168 @@
+"""Deadlines of blocks that pass are in the files of a run, also of a program without a pool; one that is met costs
+nothing, and loads nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from runs import environment, events, folders, of_kind, run, status
+
+from threadsafe_timeout._view.page import Html
+from threadsafe_timeout._view.reading import read_run
+from threadsafe_timeout._view.report import report
+
+WITHOUT_POOL = """
+import sys, time, threading, hashlib
+import threadsafe_timeout
+threadsafe_timeout.install(status_dir="runs_here", checkpoint=None, summary="on", grace=0.2)
+from threadsafe_timeout import deadline, move_on_after
+
+def loaded():
+    return [name for name in sys.modules if name.startswith(("threadsafe_timeout._pool.crew", "threadsafe_timeout._record.re"))]
+"""
+
+
+def run_without_pool(folder: Path, program: str) -> tuple[Path, str]:
+    """Its run, and what it said."""
+    import subprocess
+    import sys
+    import textwrap
+
+    (folder / "blocks.py").write_text(WITHOUT_POOL + textwrap.dedent(program))
+    done = subprocess.run(
+        [sys.executable, "blocks.py"], cwd=folder, capture_output=True, text=True, timeout=110, check=False,
+        env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [found] = folders(folder)
+    return found, done.stderr
+
+
+def test_a_program_without_a_pool_is_recorded_when_a_deadline_has_passed(tmp_path: Path) -> None:
+    folder, said = run_without_pool(
+        tmp_path,
+        """
+        def fetch():
+            with deadline(0.05, name="fetch"):
+                time.sleep(300)
+
+        with deadline(300):
+            pass
+        assert not loaded()
+        for _ in range(2):
+            try:
+                fetch()
+            except TimeoutError:
+                pass
+        with move_on_after(0.05):
+            time.sleep(300)
+        """,  # and ends at once
+    )
+    lines = of_kind(folder, "scope")
+    assert [(line.get("name"), line["where"][2], line["deadline"]) for line in lines] == [
+        ("fetch", "fetch", 0.05), ("fetch", "fetch", 0.05), (None, "<module>", 0.05),
+    ]  # fmt: skip
+    assert all(line["elapsed"] >= 0.05 for line in lines)
+    kinds = [line["kind"] for line in events(folder)]
+    assert (kinds[0], kinds[-1]) == ("run", "end")
+    assert (status(folder)["state"], status(folder)["totals"]["scopes"]) == ("ended", 3)
+    assert f"threadsafe-timeout: 3 deadlines of blocks passed; see the run: threadsafe-timeout report {folder}" in said
+    page: Html = report(read_run(folder))
+    assert "Deadlines of blocks that passed" in page
+    assert "blocks.py:" in page
+
+
+def test_a_block_that_goes_on_is_told_of_with_its_place(tmp_path: Path) -> None:
+    folder, _ = run_without_pool(
+        tmp_path,
+        """
+        from pathlib import Path
+
+        def told():
+            return any('"overdue"' in file.read_text() for file in Path("runs_here").glob("runs/*/events.jsonl"))
+
+        def goes_on():
+            with threadsafe_timeout.shield(300):  # it is not to be interrupted before that is seen
+                while not told():
+                    time.sleep(0.01)
+
+        with move_on_after(0.05, name="stubborn"):
+            goes_on()
+        """,
+    )
+    [line] = of_kind(folder, "overdue")
+    assert (line["task"], line["reason"]) == ("stubborn", "deadline")
+    assert line["where"][2] in ("goes_on", "told")
+    assert [one["name"] for one in of_kind(folder, "scope")] == ["stubborn"]
+
+
+def test_in_coroutines(tmp_path: Path) -> None:
+    folder, _ = run_without_pool(
+        tmp_path,
+        """
+        import asyncio
+
+        async def waits():
+            async with move_on_after(0.05, name="waits"):
+                await asyncio.sleep(300)
+
+        asyncio.run(waits())
+        """,
+    )
+    [line] = of_kind(folder, "scope")
+    assert (line["name"], line["where"][2]) == ("waits", "waits")
+
+
+def test_many_at_once_are_counted(tmp_path: Path) -> None:
+    folder, _ = run_without_pool(
+        tmp_path,
+        """
+        for _ in range(3000):
+            with move_on_after(0):
+                threadsafe_timeout.check_cancelled()
+        """,
+    )
+    assert status(folder)["totals"]["scopes"] == 3000
+    assert 0 < len(of_kind(folder, "scope")) <= 1000
+
+
+def test_a_block_in_a_task_is_told_of_and_the_task_itself_only_as_one(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+        def work(seconds):
+            with threadsafe_timeout.move_on_after(seconds, name="inner"):
+                time.sleep(300)
+        with threadsafe_timeout.ThreadPoolExecutor(2, task_timeout=0.3, grace=100) as pool:
+            tasks = [pool.submit(work, seconds) for seconds in (0.05, 300)]
+            assert tasks[0].result() is None
+            assert isinstance(tasks[1].exception(), TimeoutError)
+        """,
+    )
+    [folder] = folders(tmp_path)
+    assert [line["name"] for line in of_kind(folder, "scope")] == ["inner"]
+    totals = status(folder)["totals"]
+    assert (totals["done"], totals["timed_out"], totals["scopes"]) == (1, 1, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_forked_child_and_a_program_that_wants_no_files_write_nothing(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+        def expire():
+            with threadsafe_timeout.move_on_after(0.01):
+                time.sleep(300)
+        child = os.fork()
+        if not child:
+            expire()
+            os._exit(bool(folders := list(Path("runs_here").glob("runs/*"))))
+        assert os.waitpid(child, 0)[1] == 0
+        threadsafe_timeout.install(status_dir=None)
+        expire()
+        assert not [name for name in sys.modules if name == "threadsafe_timeout._record.recorder"]
+        """,
+    )
+    assert not folders(tmp_path)
