@@ -44,8 +44,8 @@ __all__ = [
 ]  # fmt: skip
 
 # [when, sequence, callback or scope, or None once it is dead or fired]; a list, because it is marked dead in place, and
-# because lists compare in C, element by element, and two sequence numbers are never equal. A scope's method would be one
-# more object for each that waits, at which the collector looks again and again.
+# because lists compare in C, element by element, and two sequence numbers are never equal. A scope's method would be
+# one more object for each that waits, at which the collector looks again and again.
 Entry = list[Any]
 
 
