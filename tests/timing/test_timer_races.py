@@ -100,7 +100,7 @@ def test_a_child_forked_while_frames_are_looked_at_has_a_collector():
     assert looking.wait(BOUND)
     child = os.fork()
     if not child:
-        signal.alarm(10)
+        signal.alarm(120)
         _frames.current_frames()
         os._exit(0 if gc.isenabled() else 1)
     forking.set()
