@@ -353,6 +353,23 @@ def test_a_run_is_seen_from_outside_and_nothing_of_it_is_left(tmp_path: Path) ->
     assert not alive(child)
 
 
+def test_ctrl_c_while_a_run_is_started_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    command = [sys.executable, "-c", "import time; time.sleep(300)"]
+    with pytest.raises(KeyboardInterrupt):
+        observe("before", Workspace(tmp_path, tmp_path, command, dict(os.environ), ""), lambda _: None)
+    assert [alive(pid) for pid in started] == [False]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_shows_lines_or_bars(terminal: bool, plan: Plan) -> None:
     out = io.StringIO()
