@@ -402,6 +402,7 @@ def wait_until_gone(text: str) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # at the slowest pace
 def test_quick_replay_end_to_end(tmp_path: Path) -> None:
     """What is answered is in time, if a legacy minute is long enough for the machine."""
 
@@ -418,7 +419,7 @@ def quick_replay_end_to_end(tmp_path: Path, minute: float) -> None:
     command = [sys.executable, "-m", "threadsafe_timeout.cli", "replay", "--quick", "--minute", str(minute), "--limit", "16",
                "--json", "-", "--html", str(html)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=700, env=environment, check=False)
     numbers = json.loads(done.stdout)
     before, after = numbers["before"], numbers["after"]
     assert before["ending"] == "limit", "the legacy runner does not exit by itself"
