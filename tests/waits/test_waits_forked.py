@@ -105,11 +105,14 @@ def test_a_process_pool_that_was_first_used_inside_a_scope_goes_on():
 
 @forks
 def test_a_forked_process_does_not_wake_its_parents_threads(pair):
-    left, right = pair
+    at_some_pace(lambda pace: fork_while_a_thread_receives(*pair, pace))
+
+
+def fork_while_a_thread_receives(left, right, pace):
     until = []
 
     def receive():
-        with move_on_after(0.3) as scope:
+        with move_on_after(0.3 * pace) as scope:
             until.append(scope.deadline)
             left.recv(1)
 
