@@ -85,7 +85,7 @@ def arm(when: float, callback: Callable[[], object]) -> Entry:
 
 
 def push(when: float, callback: Any) -> Entry:
-    """Half of `arm`, if the thread will look in time anyway. Of a scope, `_expire` is called. The caller holds `lock`."""
+    """Half of `arm`, if the thread looks in time anyway. Of a scope `_expire` is called. The caller holds `lock`."""
     entry: Entry = [when, _sequence(), callback]
     heappush(_heap, entry)
     return entry
