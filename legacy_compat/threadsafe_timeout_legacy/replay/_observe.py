@@ -185,8 +185,8 @@ def _signals_afterwards() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for one in came:
-        signal.raise_signal(one)
+    for late in came:
+        signal.raise_signal(late)
 
 
 def _sample(files: _Files, now: float, threads: int) -> Sample:
