@@ -440,6 +440,6 @@ SHARED_PATCHED = [
 
 if __name__ == "__main__":
     if PATCHED:
-        threadsafe_timeout.install(checkpoint=None)
+        threadsafe_timeout.install(checkpoint=None, grace=LONG)
     globals()[sys.argv[1]]()
     sys.stdout.write("ok\n")

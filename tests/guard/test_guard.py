@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from blocked import LONG, expire
 
 from threadsafe_timeout import deadline, guard_interactive, guarded, sleep
 from threadsafe_timeout.testing import MockClock
@@ -90,7 +91,8 @@ def test_observe_logs_and_lets_go_on(caplog, monkeypatch):
 
 
 def test_a_stuck_turn_is_cut_off_at_the_deadline():
-    executor = guard_interactive(fresh(), timeout=0.1)([SEARCH.format(1), lambda: sleep(30)])
+    # Its time is up in the second turn, and not before.
+    executor = guard_interactive(fresh(), timeout=LONG)([SEARCH.format(1), lambda: expire() or sleep(LONG)])
     result = executor.execute_interactive("go")
     assert result["error_type"] == "timeout"
     assert result["turns"] == 1
@@ -107,8 +109,8 @@ def test_stuck_tools_are_cut_off_too():
 
 def test_the_task_has_time_left_to_evaluate():
     """The guard ends a little before the deadline of the task around it: its result is not lost to that one."""
-    executor = guard_interactive(fresh(), timeout=300)([lambda: sleep(200)])
-    with MockClock(autojump=0.2), deadline(100):
+    with MockClock() as clock, deadline(100):
+        executor = guard_interactive(fresh(), timeout=300)([lambda: clock.jump(99) or sleep(200)])
         result = executor.execute_interactive("go")
     assert result["error_type"] == "timeout"
 

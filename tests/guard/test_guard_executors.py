@@ -8,6 +8,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from blocked import LONG, expire
 from guard_conversations import GO_ON
 
 import threadsafe_timeout
@@ -109,12 +110,13 @@ def test_an_async_turn_that_is_stuck_is_cut_off():
     class Stuck(AsyncAgent):
         async def ask(self, messages):
             self.asked += 1
+            expire()  # not before
             await asyncio.Event().wait()
 
         async def run(self, task):
             return await AsyncAgent.run(self, task)
 
-    agent = guard_interactive(Stuck(), 0.05, execute="run", turn="ask", tools=None)
+    agent = guard_interactive(Stuck(), LONG, execute="run", turn="ask", tools=None)
     result = asyncio.run(agent.run("go"))
     assert result["error_type"] == "timeout"
     assert agent.asked == 1

@@ -18,7 +18,7 @@ from threadsafe_timeout._timing import timer as _timer
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import stress_interrupt_shapes as shapes
 
-BOUND = 30.0
+BOUND = 120.0
 needs_interrupt = pytest.mark.skipif(_pursuit.support().mechanism is None, reason=_pursuit.support().detail)
 
 
@@ -49,7 +49,7 @@ def holds(watched, go_on, ready=lambda: None):
     """Has the token in a local variable, and returns when it is told to."""
     token = watched.hand_out()
     ready()
-    while not go_on.is_set():
+    while not go_on._flag:  # calls nothing: this frame is the top one
         pass
     return bool(token)
 
@@ -157,7 +157,9 @@ def test_the_timer_thread_runs_no_finaliser_of_what_it_interrupts(blocks, monkey
     mine = []
 
     def slow(target, frame, now):
-        if target.ident in mine and frame.f_code is holds.__code__ and not looked.is_set():
+        if target.ident in mine and not looked.is_set():
+            if frame.f_code is not holds.__code__:
+                return False
             looked.set()
             returned.wait(BOUND)
         return wants(target, frame, now)

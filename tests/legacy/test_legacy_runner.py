@@ -278,7 +278,7 @@ def test_a_run_that_ended_is_kept_aside_and_the_next_starts_afresh(tmp_path):
     script = prepare(tmp_path, "last")
     with FakeLLM(mix={"good": 1}, minute=MINUTE) as server:
         for _ in range(2):
-            with started(script, tmp_path, server) as process:
+            with started(script, tmp_path, server, minute=60 * MINUTE) as process:  # enough for all, on any machine
                 assert process.wait(120) == 0, (tmp_path / "out.txt").read_text()
     journals = sorted((tmp_path / ".threadsafe_timeout").glob("*.jsonl"))
     assert len(journals) == 2
@@ -311,7 +311,17 @@ def test_a_hanging_classifier_does_not_hold_the_batch(version, tmp_path):
 
 def test_the_runner_as_the_program_itself(tmp_path):
     """`batch_test_runner.py` is what is started: its classes are in __main__ and nothing imports them."""
-    script = prepare(tmp_path, "last", "batch_test_runner.py")
+
+    def batch(pace):
+        work = tmp_path / str(pace)
+        work.mkdir()
+        the_runner_as_the_program_itself(work, pace * MINUTE)
+
+    at_some_pace(batch)
+
+
+def the_runner_as_the_program_itself(work, minute):
+    script = prepare(work, "last", "batch_test_runner.py")
     with script.open("a") as program:
         program.write(
             "\n\nif __name__ == '__main__':\n"
@@ -320,12 +330,12 @@ def test_the_runner_as_the_program_itself(tmp_path):
             "    results = runner.run_concurrent_batch(tasks, workers=4, qps=0)\n"
             "    print('results', len(results), flush=True)\n"
         )
-    with FakeLLM(mix={"trickle": 1}, minute=MINUTE, deadline=10 * MINUTE) as server, started(
-        script, tmp_path, server
+    with FakeLLM(mix={"trickle": 1}, minute=minute, deadline=10 * minute) as server, started(
+        script, work, server, minute=minute
     ) as process:
-        assert process.wait(120) == 0, (tmp_path / "out.txt").read_text()
-    assert "results 4" in (tmp_path / "out.txt").read_text()
-    checkpoint = load_checkpoint(tmp_path / ".threadsafe_timeout" / "batch_test_runner.jsonl")
+        assert process.wait(280) == 0, (work / "out.txt").read_text()
+    assert "results 4" in (work / "out.txt").read_text()
+    checkpoint = load_checkpoint(work / ".threadsafe_timeout" / "batch_test_runner.jsonl")
     assert len(checkpoint) == 4, "equal tasks have keys of their own"
 
 

@@ -22,6 +22,9 @@ def until(found):
     while not found():
         time.sleep(0.01)
 
+def counted(pool):  # a future is done a moment before its task is counted, and has a line
+    until(lambda: pool.stats()["running"] == 0)
+
 def status():
     import json
     for file in Path("runs_here").glob(f"runs/*-{os.getpid()}/status.json"):

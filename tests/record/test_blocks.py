@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from asleep import ON_PATH
 from runs import environment, events, folders, of_kind, run, status
 
 from threadsafe_timeout._view.page import Html
@@ -33,7 +34,7 @@ def run_without_pool(folder: Path, program: str) -> tuple[Path, str]:
     (folder / "blocks.py").write_text(WITHOUT_POOL + textwrap.dedent(program))
     done = subprocess.run(
         [sys.executable, "blocks.py"], cwd=folder, capture_output=True, text=True, timeout=110, check=False,
-        env=environment(),
+        env=environment() | ON_PATH,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     [found] = folders(folder)
@@ -74,6 +75,30 @@ def test_a_program_without_a_pool_is_recorded_when_a_deadline_has_passed(tmp_pat
     assert "blocks.py:" in page
 
 
+def test_a_program_that_ends_while_its_record_is_begun_says_its_last_line_all_the_same(tmp_path: Path) -> None:
+    folder, said = run_without_pool(
+        tmp_path,
+        """
+        import asleep
+        from threadsafe_timeout._record import switch
+        loaded = switch._loaded
+
+        def at_the_exit(name):  # the record has begun, and what says the last line has not
+            if name == "summary_lines" and threading.current_thread() is not threading.main_thread():
+                while threading.main_thread().is_alive():
+                    time.sleep(0.01)
+                asleep.wait_until_asleep(asleep.main_thread)
+            return loaded(name)
+
+        switch._loaded = at_the_exit
+        with move_on_after(0.05):
+            time.sleep(300)
+        """,
+    )
+    assert f"threadsafe-timeout: 1 deadline of a block passed; see the run: threadsafe-timeout report {folder}" in said
+    assert status(folder)["state"] == "ended"
+
+
 def test_a_block_that_goes_on_is_told_of_with_its_place(tmp_path: Path) -> None:
     folder, _ = run_without_pool(
         tmp_path,
@@ -81,15 +106,19 @@ def test_a_block_that_goes_on_is_told_of_with_its_place(tmp_path: Path) -> None:
         from pathlib import Path
 
         def told():
-            return any('"overdue"' in file.read_text() for file in Path("runs_here").glob("runs/*/events.jsonl"))
+            for file in Path("runs_here").glob("runs/*/events.jsonl"):
+                if '"overdue"' in file.read_text():
+                    return True
+            return False
 
-        def goes_on():
+        def goes_on(scope):
             with threadsafe_timeout.shield(300):  # it is not to be interrupted before that is seen
+                scope.deadline = time.monotonic() + 0.05  # from here on: it cannot pass before this function is reached
                 while not told():
                     time.sleep(0.01)
 
-        with move_on_after(0.05, name="stubborn"):
-            goes_on()
+        with move_on_after(300, name="stubborn") as scope:
+            goes_on(scope)
         """,
     )
     [line] = of_kind(folder, "overdue")
@@ -119,23 +148,35 @@ def test_many_at_once_are_counted(tmp_path: Path) -> None:
     folder, _ = run_without_pool(
         tmp_path,
         """
-        for _ in range(3000):
+        def expire():
             with move_on_after(0):
                 threadsafe_timeout.check_cancelled()
+
+        expire()
+        from threadsafe_timeout._record import recording
+        while not recording._recording:
+            time.sleep(0.01)
+        with recording._recording._work:  # between two looks, however long it takes
+            for _ in range(3000):
+                expire()
         """,
     )
-    assert status(folder)["totals"]["scopes"] == 3000
-    assert 0 < len(of_kind(folder, "scope")) <= 1000
+    assert status(folder)["totals"]["scopes"] == 3001
+    assert 0 < len(of_kind(folder, "scope")) <= 201
 
 
 def test_a_block_in_a_task_is_told_of_and_the_task_itself_only_as_one(tmp_path: Path) -> None:
     run(
         tmp_path,
         """
+        from threadsafe_timeout._pool.task import current_task
+
         def work(seconds):
             with threadsafe_timeout.move_on_after(seconds, name="inner"):
+                if seconds == 300:
+                    current_task()._scope.deadline = time.monotonic()  # not before: it is to end in here
                 time.sleep(300)
-        with threadsafe_timeout.ThreadPoolExecutor(2, task_timeout=0.3, grace=100) as pool:
+        with threadsafe_timeout.ThreadPoolExecutor(2, grace=100) as pool:
             tasks = [pool.submit(work, seconds) for seconds in (0.05, 300)]
             assert tasks[0].result() is None
             assert isinstance(tasks[1].exception(), TimeoutError)

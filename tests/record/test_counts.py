@@ -16,7 +16,7 @@ ENDS = """
 from threadsafe_timeout import LoopDetected
 from threadsafe_timeout._pool.task import current_task
 
-LIMITS = {"times out": 0.05, "is stuck": 0.05}
+LIMITS = {"times out": 0.05}
 
 def loop_ends():
     current_task()._loop_ended("search_loop", "the same search again")  # as a guard has it
@@ -34,17 +34,24 @@ THREADS = """
 lock = threading.Lock()
 lock.acquire()
 
+def acquire():  # no interrupt strikes in what is called so: it gets where it is to be stuck
+    current_task()._scope.deadline = time.monotonic()
+    lock.acquire()
+
 def work(how):
     ends(how)
     if how == "times out":
         threading.Event().wait()
     if how == "is stuck":
-        lock.acquire()
+        acquire()
 
-pool = threadsafe_timeout.ThreadPoolExecutor(1, grace=0.05)
+# Each in a pool of its own: what times out is to end by itself, whenever it gets to that.
+hasty = threadsafe_timeout.ThreadPoolExecutor(1, grace=0.05)
+pool = threadsafe_timeout.ThreadPoolExecutor(1, grace=300)
 for how in HOWS:
-    future = pool.with_options(timeout=LIMITS.get(how, 300), name=how).submit(work, how)
-    future.exception()
+    one = hasty if how == "is stuck" else pool
+    one.with_options(timeout=LIMITS.get(how, 300), name=how).submit(work, how).exception()
+hasty.shutdown()
 gate = threading.Event()
 running = pool.submit(gate.wait)
 pool.submit(id, 1).cancel()
@@ -55,9 +62,11 @@ pool.shutdown()
 COROUTINES = """
 import asyncio
 
+STUCK = {**LIMITS, "is stuck": 0.05}  # a coroutine hears of its deadline where it awaits
+
 async def work(how):
     ends(how)
-    while how in LIMITS:
+    while how in STUCK:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -66,7 +75,7 @@ async def work(how):
 
 async def main():
     async with threadsafe_timeout.AsyncPool(1, grace=0.05) as pool:
-        tasks = [pool.with_options(timeout=LIMITS.get(how, 300), name=how).submit(work, how) for how in HOWS]
+        tasks = [pool.with_options(timeout=STUCK.get(how, 300), name=how).submit(work, how) for how in HOWS]
         await pool.gather(*tasks, return_exceptions=True)
         tasks = [pool.submit(asyncio.sleep, 0), pool.submit(asyncio.sleep, 0)]
         tasks[1].cancel()

@@ -30,7 +30,11 @@ def test_what_a_killed_run_leaves_can_be_read(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(id, number) for number in range(100)]
         pool.submit(time.sleep, 600)
-        until(lambda: (status() or {}).get("totals", {}).get("done") == 100)
+        def written():  # a task is counted before it has a line, and runs before it says what it does
+            [file] = Path("runs_here").glob("runs/*/events.jsonl")
+            tasks = [worker.get("task") for worker in status()["workers"]]
+            return file.read_text().count('"kind":"task"') == status()["totals"]["done"] == 100 and "sleep(600)" in tasks
+        until(lambda: status() and written())
         os.kill(os.getpid(), signal.SIGKILL)
     """
     run(tmp_path, program, -signal.SIGKILL)
@@ -48,7 +52,7 @@ def test_a_forked_child_writes_nothing_and_takes_nothing_away(tmp_path: Path) ->
         with ThreadPoolExecutor(2) as pool:
             gate = threading.Event()
             pool.submit(gate.wait)
-            until(status)
+            until(lambda: any(worker.get("phase") == "lock" for worker in (status() or {}).get("workers", ())))
             folder = Path("runs_here/runs") / status()["run"]
             before = (folder / "events.jsonl").read_text()
             child = os.fork()
@@ -97,10 +101,13 @@ def test_uninstall_ends_the_record_and_install_begins_another(tmp_path: Path) ->
         """
         pool = threadsafe_timeout.ThreadPoolExecutor(1)
         pool.submit(id, 1).result()
+        counted(pool)
         threadsafe_timeout.uninstall()
         pool.submit(id, 2).result()
+        counted(pool)
         with threadsafe_timeout.patched(status_dir="runs_here", checkpoint=None):
             pool.submit(id, 3).result()
+            counted(pool)
         assert not [thread for thread in threading.enumerate() if "record" in thread.name and thread.join(60)]
         """,
     )
@@ -137,11 +144,12 @@ def test_a_folder_that_is_removed_ends_the_record(tmp_path: Path) -> None:
     program = """
     import shutil
     from threadsafe_timeout._pool import observer
+    from threadsafe_timeout._record import recording
     pool = ThreadPoolExecutor(1)
     gate = threading.Event()
     pool.submit(gate.wait)
     until(status)
-    shutil.rmtree("runs_here")
+    with recording._recording._work: shutil.rmtree("runs_here")  # nothing is written into what is just being removed
     until(lambda: observer.ending is None)
     gate.set()
     """
@@ -152,6 +160,7 @@ def test_a_full_disk_ends_the_record(tmp_path: Path) -> None:
     program = """
     import resource
     from threadsafe_timeout._pool import observer
+    sys.dont_write_bytecode = True  # what is cut off would be taken for whole by the next program
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     pool = ThreadPoolExecutor(1)
     gate = threading.Event()

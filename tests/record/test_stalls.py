@@ -51,7 +51,10 @@ def prepared():  # whether its timer is there, and was set since
         seen.add(one._mark.moment)
     return len(seen) > 2 and (settings["status_dir"] == "off" or dump_signal.destination() == "run")
 """
+# A thread that waits for the GIL asks for it each switch interval, and whether it has done so often enough tells a held
+# GIL from a machine that stands still. With a longer one it has, on a busy machine too, on which each time takes longer.
 HOLDS = """
+sys.setswitchinterval(0.1)
 with ThreadPoolExecutor(4) as pool:
     pool.on_event(tell)
     waiting = [pool.submit(told.wait) for _ in range(2)]
@@ -118,6 +121,8 @@ def test_a_call_that_waits_with_the_gil_is_told_and_its_stack_written(tmp_path):
 
 def test_a_regular_expression_that_backtracks_is_told(tmp_path):
     program = """
+        sys.setswitchinterval(0.1)  # see HOLDS
+
         def match():
             length = 20
             while not told.wait(0.2):  # each takes twice as long as the one before

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import io
 import logging
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 import rich.console
 import rich.progress
 import tqdm
+from blocked import acquire
 
 import threadsafe_timeout
 from threadsafe_timeout import AsyncPool, ThreadPoolExecutor
@@ -34,6 +35,12 @@ FIVE = "threadsafe-timeout: 5 done, 0 failed, 0 timed out"
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No terminal hangs here: where the first line takes long, the machine is busy."""
+    monkeypatch.setattr(summary_lines, "_WAIT", 120.0)
 
 
 @pytest.fixture
@@ -55,6 +62,14 @@ def summed_up(stream: io.StringIO, how: str = "auto") -> Iterator[None]:
 def five() -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(abs, range(5)))
+
+
+def counted(pool: ThreadPoolExecutor) -> None:
+    """Wait until its tasks are counted: their futures are done a moment earlier."""
+    until = time.monotonic() + 120
+    while pool.stats()["running"]:
+        assert time.monotonic() < until
+        time.sleep(0.001)
 
 
 def said(stream: io.StringIO) -> list[str]:
@@ -90,10 +105,12 @@ def test_the_setting_and_uninstall_begin_and_end_it(terminal: Terminal) -> None:
     assert said(terminal) == []
     with contextlib.redirect_stderr(terminal), ThreadPoolExecutor(1) as pool:
         pool.submit(abs, 1).result()
+        counted(pool)
         threadsafe_timeout.install(checkpoint=None)
         pool.submit(abs, 1).result()
-        threadsafe_timeout.install(checkpoint=None, task_timeout=7)
+        threadsafe_timeout.install(checkpoint=None, task_timeout=700)
         pool.submit(abs, 1).result()
+        counted(pool)
         threadsafe_timeout.uninstall()
         pool.submit(abs, 1).result()
     lines = said(terminal)
@@ -135,6 +152,7 @@ def test_how_tasks_ended_in_pools_that_are_gone_and_in_one_that_is_not(terminal:
             gate.set()
         left = ThreadPoolExecutor(1)
         left.submit(abs, 1).result()
+        counted(left)
     left.shutdown()
     assert said(terminal)[1:] == ["threadsafe-timeout: 102 done, 100 failed, 1 timed out, 1 cancelled"]
 
@@ -200,19 +218,17 @@ def test_nothing_is_held_of_a_pool_that_is_over_but_its_counts(terminal: Termina
         pool.submit(abs, 1).result()
         pool.shutdown()
         del mine, pool
-        gc.collect()
-        assert gone.wait(100)
+        until = time.monotonic() + 100
+        while not gone.is_set():
+            assert time.monotonic() < until
+            gc.collect()
     assert said(terminal)[-1].endswith(" 1 done, 0 failed, 0 timed out")
 
 
 def test_an_abandoned_task_is_said_to_be(terminal: Terminal, gate: threading.Event) -> None:
-    def stuck() -> None:
-        while not gate.is_set():
-            ctypes.CDLL(None).usleep(10_000)
-
     with summed_up(terminal):
-        with ThreadPoolExecutor(1, task_timeout=0.01, grace=0) as pool:
-            pool.submit(stuck).exception()
+        with ThreadPoolExecutor(1, grace=0) as pool:
+            pool.submit(acquire, gate).exception()
     assert said(terminal)[-1] == "threadsafe-timeout: 0 done, 0 failed, 1 timed out (1 abandoned)"
 
 

@@ -33,7 +33,8 @@ def test_in_a_coroutine_calls_and_awaits_work_while_it_handles_the_cancellation(
                 done.append("cleaned")
         return done
 
-    assert asyncio.run(main()) == ["cleaned"]
+    with patched(checkpoint="off", grace=LONG):
+        assert asyncio.run(main()) == ["cleaned"]
 
 
 def test_in_a_coroutine_a_clean_up_that_awaits_for_ever_is_cancelled_again():

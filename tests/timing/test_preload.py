@@ -38,7 +38,7 @@ def test_the_first_scope_has_it_loaded_though_nothing_expires():
             while _preload.wanted and time.monotonic() < until:
                 pass
         from threadsafe_timeout._timing import timer as _timer
-        _timer.settle(10)
+        _timer.settle(120)
         print(*sys.modules)
         assert sys.modules["threadsafe_timeout._interruption.pursuit"]._mechanism is not None
     """)

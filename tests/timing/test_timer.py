@@ -1,6 +1,7 @@
 """The one timer thread: order, sweeping, waking, forking; and the stand-in for threading.Timer."""
 
 import gc
+import heapq
 import os
 import random
 import signal
@@ -119,17 +120,28 @@ def test_sorting_in_a_list_that_gets_shorter_meanwhile():
         assert not _timer.incoming
 
 
-def have_it_rest():
-    """The thread looks after each module that it loads, once it is awake; and for what an earlier test has left."""
+@pytest.fixture
+def at_rest():
+    """The thread looks after each module that it loads, once it is awake; and for what is on the heap: there is nothing
+    of others."""
     pause = threading.Event()
     _timer.start()
-    while _preload.wanted or any(entry[0] < _clock.monotonic() + 2 for entry in list(_timer._heap)):
+    while _preload.wanted:
         _timer.poke()
         pause.wait(0.001)
+    with _timer.lock:
+        _timer._sort_in()
+        others, _timer._heap, _timer._dead = _timer._heap, [], 0
+    yield
+    with _timer.lock:
+        _timer._heap.extend(others)
+        heapq.heapify(_timer._heap)
+        _timer._dead = sum(entry[2] is None for entry in _timer._heap)
+    _timer.poke()
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_no_wake_up_while_nothing_is_due(mocker):
-    have_it_rest()
     _timer.shutdown()  # nothing is promised
     with move_on_after(1000):
         assert _timer.settle(120)
@@ -142,6 +154,7 @@ def test_no_wake_up_while_nothing_is_due(mocker):
         take_due.assert_not_called()
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_scopes_one_after_the_other_do_not_wake_the_thread_each(monkeypatch):
     looks, take_due = [], _timer._take_due
 
@@ -149,7 +162,6 @@ def test_scopes_one_after_the_other_do_not_wake_the_thread_each(monkeypatch):
         looks.append(1)
         return take_due(due)
 
-    have_it_rest()
     pause = threading.Event()
     monkeypatch.setattr(_timer, "_take_due", counted)
     _timer.shutdown()  # nothing is promised
@@ -157,12 +169,12 @@ def test_scopes_one_after_the_other_do_not_wake_the_thread_each(monkeypatch):
         with deadline(3600):
             pass
         pause.wait(0.002)  # for it to look, if it was woken
-    assert 1 <= len(looks) <= 5  # and a few for what an earlier test has left on the heap
+    assert 1 <= len(looks) <= 5
 
 
 def test_an_earlier_deadline_wakes_the_thread():
     with move_on_after(1000):
-        _timer.settle(10)
+        _timer.settle(120)
         with CancelScope() as outer:
             heard = threading.Event()
             outer.deadline = _clock.monotonic() + 0.01
@@ -185,12 +197,12 @@ def test_shutdown_and_restart():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking with threads: the point of the test
 def test_deadlines_work_in_a_forked_child():
     with move_on_after(1000):
-        _timer.settle(10)
+        _timer.settle(120)
         child = os.fork()
         if child == 0:
             status = 1
             try:
-                signal.alarm(30)
+                signal.alarm(120)
                 with move_on_after(0.01) as scope:
                     while not scope.cancel_called:
                         pass

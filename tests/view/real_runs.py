@@ -23,6 +23,7 @@ import json, os, sys, threading, time
 import threadsafe_timeout
 from collections import Counter
 from pathlib import Path
+from threadsafe_timeout._pool.task import current_task
 
 threadsafe_timeout.install(status_dir="runs_here")
 gate = threading.Event()
@@ -37,16 +38,21 @@ def bad(name):
 def late(name):
     threadsafe_timeout.sleep(600)
 
-def stuck(name):
+def acquire(name):  # no interrupt strikes in what is called so: it gets where it is to be stuck
+    current_task()._scope.deadline = time.monotonic()
     os.read(never, 1)
 
+entered = []
+
 def held(name):
+    entered.append(name)
     gate.wait()
 
 def status():
     for file in Path("runs_here").glob("runs/*/status.json"):
-        return json.loads(file.read_text())["totals"]
-    return {}
+        found = json.loads(file.read_text())
+        held = [worker for worker in found["workers"] if worker["state"] == "running"]
+        return found["totals"]["running"], len(held), found["totals"]["saved"]
 
 def seen(future):
     error = future.exception(timeout=100)
@@ -58,25 +64,32 @@ def flow(pool):
         pool.with_options(key=key).submit(good, key).result()
 
 how = sys.argv[1]
-pool = threadsafe_timeout.ThreadPoolExecutor(8, task_timeout=600, grace=0.05, checkpoint="journal.jsonl")
+writer = threadsafe_timeout.CheckpointWriter("journal.jsonl")
+pool = threadsafe_timeout.ThreadPoolExecutor(8, task_timeout=600, grace=300, checkpoint=writer)
+# One of its own: what is only late is to end by itself, whenever it gets to that.
+hasty = threadsafe_timeout.ThreadPoolExecutor(2, task_timeout=600, grace=0.05, checkpoint=writer)
 if how == "flows":
     flow(pool)
-works = [good] * 40 + [bad] * 12 + [late] * 6 + [stuck] * 2
+works = [good] * 40 + [bad] * 12 + [late] * 6 + [acquire] * 2
 futures = [
-    pool.with_options(key=f"case-{number}", timeout=0.05 if work in (late, stuck) else 600).submit(work, f"case-{number}")
+    (hasty if work is acquire else pool)
+    .with_options(key=f"case-{number}", timeout=0.05 if work is late else 600)
+    .submit(work, f"case-{number}")
     for number, work in enumerate(works)
 ]
 counts = Counter(map(seen, futures))
-counts["abandoned"] = pool.stats()["abandoned"]
+counts["abandoned"] = hasty.stats()["abandoned"]
+hasty.shutdown()
 if how == "rests":
     waiting = [pool.with_options(key=f"held-{number}").submit(held, f"held-{number}") for number in range(3)]
-    while (status().get("running"), status().get("saved")) != (3, 60):
+    while status() != (3, 3, 60) or len(entered) < 3:
         time.sleep(0.01)
 print(json.dumps(counts), flush=True)
 if how == "rests":
     gate.wait()
 os.write(end_of_never, b"ab")
 pool.shutdown()
+writer.close()
 """
 
 

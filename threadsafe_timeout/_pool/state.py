@@ -132,11 +132,14 @@ class CrewState:
     def stats(self) -> dict[str, int]:
         counts = self.counts
         with self.lock:
+            # First: a worker takes a task without the lock. One on its way from here to there is counted twice, and a
+            # pool that has one is never taken for idle.
+            pending = len(self.tasks)
             return {
                 "workers": len(self.workers),
                 "idle": len(self.idle),
                 "running": sum(worker.task is not None for worker in self.workers - self.settling),
-                "pending": len(self.tasks),
+                "pending": pending,
                 "submitted": self.submitted,
                 "completed": counts.completed + sum(worker.completed for worker in self.workers),
                 "failed": counts.failed + sum(worker.failed for worker in self.workers),

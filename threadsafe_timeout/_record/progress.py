@@ -27,7 +27,7 @@ from threadsafe_timeout._record.on_stderr import say
 from threadsafe_timeout._record.screen import Screen
 from threadsafe_timeout._record.tally import Tally, begin_among, is_child
 from threadsafe_timeout._timing import clock as _clock
-from threadsafe_timeout._timing.daemon_thread import DaemonThread, release
+from threadsafe_timeout._timing.daemon_thread import DaemonThread, acquire, release
 
 if TYPE_CHECKING:
     from threadsafe_timeout._pool.crew import Crew
@@ -159,7 +159,7 @@ class Progress:
         """Show nothing more, and leave nothing on the terminal."""
         self._stopped = True
         release(self._wake)
-        if not self._work.acquire(timeout=_EXIT_WAIT):
+        if not acquire(self._work, _EXIT_WAIT):
             return
         try:
             self._close()

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING
 import threadsafe_timeout._record.summary_lines  # noqa: F401 - its exit handler, registered first, runs after this one's
 from threadsafe_timeout import _settings
 from threadsafe_timeout._pool import observer as _observer
+from threadsafe_timeout._record import switch as _switch
 from threadsafe_timeout._record.doing import Watching
 from threadsafe_timeout._record.notes import Notes
 from threadsafe_timeout._record.tally import begin_among, is_child
 from threadsafe_timeout._scopes import expiry as _expiry
 from threadsafe_timeout._text import shown
 from threadsafe_timeout._timing import clock as _clock
-from threadsafe_timeout._timing.daemon_thread import DaemonThread, release
+from threadsafe_timeout._timing.daemon_thread import DaemonThread, acquire, release
 
 if TYPE_CHECKING:
     from threadsafe_timeout._pool.crew import Crew
@@ -148,7 +149,7 @@ class Recording(Watching):
         """Write what is left, and that the run is over. Waits for a write that is under way, a bounded time."""
         self._stopped = True
         release(self._notes.wake)
-        if not self._work.acquire(timeout=_EXIT_WAIT):
+        if not acquire(self._work, _EXIT_WAIT):
             return  # the disk hangs: the program is to end all the same
         try:
             if not self._over and self._begun_at is not None:
@@ -224,6 +225,7 @@ def end(how: str = "uninstall", code: int | None = None, *, named: bool = True) 
 
 
 def at_exit() -> None:
+    _switch.wait_until_begun()
     raised = getattr(sys, "last_type", None)  # the interpreter keeps what ended the main thread
     if raised is None:
         end("exit")

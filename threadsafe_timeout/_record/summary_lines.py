@@ -27,7 +27,7 @@ from threadsafe_timeout._record.on_stderr import heard, say
 from threadsafe_timeout._record.tally import Tally, begin_among, is_child
 from threadsafe_timeout._scopes import expiry as _expiry
 from threadsafe_timeout._text import escaped, shown
-from threadsafe_timeout._timing.daemon_thread import DaemonThread
+from threadsafe_timeout._timing.daemon_thread import DaemonThread, join
 
 if TYPE_CHECKING:
     from threadsafe_timeout._pool.crew import Crew
@@ -108,7 +108,7 @@ class Summary:
             return
         if self._teller is not None and self._teller is not threading.current_thread():
             with contextlib.suppress(RuntimeError):  # it could not be started
-                self._teller.join(_WAIT)
+                join(self._teller, _WAIT)
         if heard(logger, self.how):
             say(logger, self._last_line(), self.how)
 

@@ -18,10 +18,10 @@ from importlib import import_module
 from threadsafe_timeout._record import late as _late
 from threadsafe_timeout._scopes import expiry as _expiry
 from threadsafe_timeout._settings import Settings
-from threadsafe_timeout._timing.daemon_thread import DaemonThread
+from threadsafe_timeout._timing.daemon_thread import DaemonThread, join
 from threadsafe_timeout._typing import Any
 
-__all__ = ["POOLS", "begin", "end", "load"]
+__all__ = ["POOLS", "begin", "end", "load", "wait_until_begun"]
 
 logger = logging.getLogger("threadsafe_timeout")
 POOLS = ("threadsafe_timeout._pool.crew", "threadsafe_timeout.engines._async_crew")
@@ -93,14 +93,22 @@ def _nothing() -> None:
     pass
 
 
+def wait_until_begun() -> None:
+    """At the exit: what the deadline of a block has had begun is not to be ended before all of it has begun. The last
+    line would not know of the record, nor of the deadlines that had passed."""
+    if _loading is None:
+        return
+    try:
+        join(_loading, _EXIT_WAIT)
+    except RuntimeError:  # it could not be started any more
+        import_module(POOLS[0])
+
+
 def _at_exit() -> None:
     """The program may be over before that is loaded; the others have registered themselves too late then."""
     if _loading is None:
         return
-    try:
-        _loading.join(_EXIT_WAIT)
-    except RuntimeError:  # it could not be started any more
-        import_module(POOLS[0])
+    wait_until_begun()
     recording = _loaded("recording")
     if recording is not None:
         recording.at_exit()

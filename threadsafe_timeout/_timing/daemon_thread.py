@@ -19,8 +19,9 @@ from contextvars import Context
 
 from threadsafe_timeout._typing import Any
 
-__all__ = ["DaemonThread", "is_ours", "release", "threads_inherit"]
+__all__ = ["DaemonThread", "acquire", "is_ours", "join", "release", "threads_inherit"]
 
+_PIECES = 10  # of a wait for another thread
 _TAKES_CONTEXT = sys.version_info >= (3, 14)
 
 
@@ -40,6 +41,23 @@ def release(lock: LockType) -> None:
         lock.release()
     except RuntimeError:
         pass
+
+
+def acquire(lock: LockType, seconds: float) -> bool:
+    """Take a lock that another thread holds for a moment, unless it hangs; False if it does.
+
+    In pieces: where the whole machine stands still, one of them is over at once when it goes on, and the other thread
+    has the rest to move on.
+    """
+    return any(lock.acquire(timeout=seconds / _PIECES) for _ in range(_PIECES))
+
+
+def join(thread: threading.Thread, seconds: float) -> None:
+    """Wait for the end of a thread, unless it hangs; in pieces as well. Raises RuntimeError if it was not started."""
+    for _ in range(_PIECES):
+        thread.join(seconds / _PIECES)
+        if not thread.is_alive():
+            return
 
 
 class _Begun(threading.Event):

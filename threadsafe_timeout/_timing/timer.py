@@ -43,8 +43,9 @@ __all__ = [
     "is_running", "is_waiting", "lock", "poke", "push", "settle", "shutdown", "start", "watch",
 ]  # fmt: skip
 
-# [when, sequence, callback or None once it is dead or fired]; a list, because it is marked dead in place, and
-# because lists compare in C, element by element, and two sequence numbers are never equal.
+# [when, sequence, callback or scope, or None once it is dead or fired]; a list, because it is marked dead in place, and
+# because lists compare in C, element by element, and two sequence numbers are never equal. A scope's method would be
+# one more object for each that waits, at which the collector looks again and again.
 Entry = list[Any]
 
 
@@ -55,6 +56,9 @@ class Watched(Protocol):
 
     def _arm(self) -> None:
         """Put a deadline that is still wanted on the heap with `push`. Called with `lock` held."""
+
+    def _expire(self) -> None:
+        """Called in the timer thread when it is due."""
 
 
 THREAD_NAME = "threadsafe-timeout-timer"
@@ -84,7 +88,7 @@ def arm(when: float, callback: Callable[[], object]) -> Entry:
     return entry
 
 
-def push(when: float, callback: Callable[[], object]) -> Entry:
+def push(when: float, callback: Callable[[], object] | Watched) -> Entry:
     """Half of `arm`, for a caller that knows that the thread will look in time. The caller holds `lock`."""
     entry: Entry = [when, _sequence(), callback]
     heappush(_heap, entry)
@@ -200,7 +204,8 @@ def _take_due(due: deque[Callable[[], object]]) -> tuple[float | None, float | N
             if entry[2] is None:
                 _dead -= 1
             elif entry[0] <= now:
-                due.append(entry[2])
+                callback: Any = getattr(entry[2], "_expire", entry[2])
+                due.append(callback)
                 first = first or entry[0]
                 entry[2] = None  # fired: a later disarm has nothing to count
             else:
@@ -340,10 +345,10 @@ def _after_fork_in_child() -> None:
             _wake(_heap[0][0])
 
 
-def _survives_fork(callback: Any) -> bool:
+def _survives_fork(armed: Any) -> bool:
     """Whether what is armed is to happen in a forked child, too: not the deadlines of other threads' scopes."""
-    ask = getattr(getattr(callback, "__self__", None), "_survives_fork", None)
-    return callback is not None and (ask is None or bool(ask()))
+    ask = getattr(getattr(armed, "__self__", armed), "_survives_fork", None)
+    return armed is not None and (ask is None or bool(ask()))
 
 
 if hasattr(os, "register_at_fork"):

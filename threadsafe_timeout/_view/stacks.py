@@ -27,6 +27,7 @@ __all__ = ["Inquiry", "Stacks", "part_about"]
 _PATIENCE = 3.0  # seconds for the run's own answer, which takes one at most while its interpreter is free
 _DUMPING = 3.0  # seconds for faulthandler's
 _QUIET = 0.2  # seconds without a new line after which faulthandler has written all
+_LOOKS = 5  # and at least so many looks: where the machine stood still, the run gets its turn in between
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Inquiry:
         self._dump = run.folder / "faulthandler.txt"
         self._before = _identity(self._answer)
         self._seen = (0, 0.0)  # how long the dump is, and when it grew last
+        self._looks = 0  # since then
         self._dump_start = -1
         self._until = _clock.monotonic() + (_PATIENCE if self._request() else 0.0)
 
@@ -91,9 +93,10 @@ class Inquiry:
     def _poll_dump(self, now: float) -> Stacks | None:
         size = _size(self._dump)
         if size != self._seen[0]:
-            self._seen = (size, now)
+            self._seen, self._looks = (size, now), 0
+        self._looks += 1
         complete = size > self._dump_start and now - self._seen[1] >= _QUIET
-        if not complete and now < self._until:
+        if self._looks <= _LOOKS or not (complete or now >= self._until):
             return None
         if size <= self._dump_start:
             return Stacks("none", f"the run answers neither its request file nor its signal"
