@@ -106,10 +106,11 @@ def resident_kib():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-def measure(traced):
+def measure(soak, traced):
+    """Threads, but for those that this script blocks itself, and memory."""
     gc.collect()
     memory = tracemalloc.get_traced_memory()[0] // 1024 if traced else resident_kib()
-    return threading.active_count(), memory
+    return threading.active_count() - len(soak.blocked), memory
 
 
 def run(tasks, width=8, stuck=0.1, seed=0, traced=False):
@@ -127,7 +128,7 @@ def run(tasks, width=8, stuck=0.1, seed=0, traced=False):
             soak.take()
         soak.let_go()
         if number % max(1, tasks // 20) == 0:
-            samples.append(measure(traced))
+            samples.append(measure(soak, traced))
     for _ in range(min(BEHIND, tasks)):
         soak.take()
     soak.pool.shutdown()

@@ -191,11 +191,13 @@ def nested_3(hold: Hold) -> None:
 
 @dataclass(frozen=True)
 class Mode:
-    """`woken`: the thread is got out of it, and not given up."""
+    """`woken`: the thread is got out of it, and not given up; at once, or, if it `insists`, perhaps after
+    a grace."""
 
     stick: Callable[[Hold], object]
     woken: bool
     group: str
+    insists: bool = False
 
     @property
     def name(self) -> str:
@@ -204,7 +206,7 @@ class Mode:
 
 MODES = [
     Mode(python_loop, True, "python"),
-    Mode(swallowing_loop, True, "python"),
+    Mode(swallowing_loop, True, "python", insists=True),
     Mode(generator, True, "python"),
     Mode(waiting_generator, True, "waits"),
     Mode(sleep, True, "waits"),

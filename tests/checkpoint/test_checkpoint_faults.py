@@ -24,6 +24,7 @@ from threadsafe_timeout.checkpoint import (
     CheckpointWriter,
     _disk,
     _lock,
+    _records,
     _spill,
     _writer,
     iter_records,
@@ -178,6 +179,24 @@ def test_a_spill_file_of_a_dead_process_is_taken_in_by_the_next(
         assert writer.started("k") == 2
     assert results(path) == {"k": 1, "l": 2}
     assert lines_of(path)[:2] == ["k", "l"]
+
+
+def test_a_spill_file_that_moves_back_while_the_journal_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = CheckpointWriter(path)
+    with monkeypatch.context() as patched:
+        Fault(patched, "write", errno.ENOSPC, 10**6, journal_only)
+        writer.save("k", 1)
+    read = _records._load_journal
+
+    def read_and_move_back(*args: Any) -> Any:
+        monkeypatch.setattr(_records, "_load_journal", read)
+        loaded = read(*args)
+        writer.save("l", 2)
+        return loaded
+
+    monkeypatch.setattr(_records, "_load_journal", read_and_move_back)
+    assert results(path) == {"k": 1, "l": 2}
+    writer.close()
 
 
 def test_a_spill_file_of_an_earlier_run_stays_with_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_sigkill_at_random_moments(kills: int) -> None:
 MANY = """
     import threading
     me, count, threads = int(sys.argv[2]), int(sys.argv[3]), 16
-    writer = CheckpointWriter(path, lock_timeout=60)
+    writer = CheckpointWriter(path, lock_timeout=1000)
     print("ready", flush=True)
     sys.stdin.readline()
     def work(n):
@@ -117,6 +117,7 @@ def test_a_stopped_lock_holder_stops_nobody_for_ever(
     child = start(HOLDER)
     assert line(child) == "held"
     os.kill(child.pid, signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])
     writer.save("k", 1)
     (message,) = (record.getMessage() for record in caplog.records)
     assert f"process {child.pid} " in message
@@ -127,6 +128,7 @@ def test_a_stopped_lock_holder_stops_nobody_for_ever(
     child.stdin.write("go on\n")
     child.stdin.flush()
     assert line(child) == "saved"
+    assert child.wait(120) == 0
     writer.save("l", 2)
     writer.close()
     assert [record.key for record in iter_records(path)] == ["holder", "holder again", "k", "l"]
@@ -163,7 +165,7 @@ def test_a_run_that_was_killed_is_taken_up(path: Path, start: Start) -> None:
 FORKER = """
     import os, threading, warnings
     warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: that is the test
-    writer = CheckpointWriter(path)
+    writer = CheckpointWriter(path, lock_timeout=1000)
     def work(n):
         for i in range(30):
             writer.save(f"{os.getpid()}-{n}-{i}", i)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blocked import LONG, expire
 
 from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor, deadline, move_on_after, patched, sleep
-from threadsafe_timeout._scopes import around as _around
-from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import RecordedError, checkpointed, iter_records, load_checkpoint
 
 
@@ -31,16 +30,9 @@ def statuses(path: Path) -> dict[Any, str]:
     return {key: record.status for key, record in load_checkpoint(path).items()}
 
 
-def expire() -> None:
-    """Let the scope around end soon. (One with little time from the start may end before the call has begun.)"""
-    scope = _around.current_scope()
-    assert scope is not None
-    scope.deadline = _clock.monotonic() + 0.02
-
-
 def waits() -> None:
     expire()
-    sleep(30)
+    sleep(LONG)
 
 
 def computes() -> None:
@@ -71,7 +63,7 @@ def test_a_timeout_in_a_pool_is_saved_before_the_future_is_done(path_of: Callabl
         return name
 
     function: Any = {"plain": run, "lambda": lambda name: run(name) + "", "partial": functools.partial(run)}[wrap]
-    with ThreadPoolExecutor(2, task_timeout=30, grace=5) as pool:
+    with ThreadPoolExecutor(2, task_timeout=LONG, grace=LONG) as pool:
         late = pool.submit(function, "late")
         assert pool.submit(function, "good").result(120) == "good"
         with pytest.raises(DeadlineExceeded):
@@ -97,21 +89,21 @@ def test_a_task_that_is_given_up_is_saved_and_its_late_result_is_not(
 
     class Runner:
         @checkpointed(path, key=lambda self, name: name)
-        def run(self, name: str) -> str:
+        def acquire(self, name: str) -> str:  # no interrupt strikes in a function of that name, on the way to the wait
             expire()
             with gate:
                 return name
 
-    with caplog.at_level(logging.WARNING, "threadsafe_timeout"), ThreadPoolExecutor(1, task_timeout=30, grace=0.02) as pool:
+    with caplog.at_level(logging.WARNING, "threadsafe_timeout"), ThreadPoolExecutor(1, task_timeout=LONG, grace=0.02) as pool:
         pool.on_event(lambda event: ended.set() if event.kind == "late" else None)
-        stuck = pool.submit(Runner().run, "stuck")
+        stuck = pool.submit(Runner().acquire, "stuck")
         with pytest.raises(DeadlineExceeded):
             stuck.result(120)
         assert statuses(path) == {"stuck": "timeout"}
         gate.release()
         assert ended.wait(120)
         gate.acquire()
-    vars(Runner)["run"].close()
+    vars(Runner)["acquire"].close()
     assert statuses(path) == {"stuck": "timeout"}
     assert load_checkpoint(path)["stuck"].attempt == 1
 
@@ -129,7 +121,7 @@ def test_a_timed_out_call_runs_again_when_the_run_goes_on(tmp_path: Path) -> Non
         return checkpointed(path, key=lambda name: name, retry=retry)(run)
 
     first, kept, again = make(None, waits), make((), print), make(None, print)
-    with move_on_after(30) as scope:
+    with move_on_after(LONG) as scope:
         first("a")
     assert scope.cancelled_caught
     first.close()
@@ -150,21 +142,21 @@ def test_every_way_to_be_cancelled_is_saved(tmp_path: Path) -> None:
     def run(name: str, work: Callable[[], object]) -> None:
         work()
 
-    with pytest.raises(DeadlineExceeded), deadline(30):
+    with pytest.raises(DeadlineExceeded), deadline(LONG):
         run("a deadline around", waits)
-    with move_on_after(30) as scope:
-        run("cancelled by somebody", lambda: (scope.cancel("enough"), sleep(30)))
-    with patched(), pytest.raises(DeadlineExceeded), deadline(30):
-        run("in a patched wait", lambda: (expire(), time.sleep(30)))
+    with move_on_after(LONG) as scope:
+        run("cancelled by somebody", lambda: (scope.cancel("enough"), sleep(LONG)))
+    with patched(), pytest.raises(DeadlineExceeded), deadline(LONG):
+        run("in a patched wait", lambda: (expire(), time.sleep(LONG)))
     with ThreadPoolExecutor(1) as pool:
         started = threading.Event()
-        future = pool.submit(run, "its future's cancel()", lambda: (started.set(), sleep(30)))
+        future = pool.submit(run, "its future's cancel()", lambda: (started.set(), sleep(LONG)))
         assert started.wait(120)
         assert not future.cancel()
         with pytest.raises(DeadlineExceeded):
             future.result(120)
         with pytest.raises(DeadlineExceeded):
-            pool.with_options(timeout=30).submit(run, "a timeout of its own", waits).result(120)
+            pool.with_options(timeout=LONG).submit(run, "a timeout of its own", waits).result(120)
     run.close()
     found = statuses(path)
     assert len(found) == 5

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from blocked import LONG, expire
 from saved_tasks import JOURNAL, killed, statuses
 
 import threadsafe_timeout
@@ -155,6 +156,7 @@ def test_an_abandoned_one_is_saved_as_a_timeout() -> None:
     let_go = threading.Event()
 
     async def stubborn() -> None:
+        expire()
         while not let_go.is_set():
             try:
                 await asyncio.sleep(0.01)
@@ -162,7 +164,7 @@ def test_an_abandoned_one_is_saved_as_a_timeout() -> None:
                 pass
 
     async def main() -> None:
-        async with AsyncPool(1, task_timeout=0.01) as pool:
+        async with AsyncPool(1, task_timeout=LONG) as pool:
             bound = pool.submit(stubborn_of, "a")
             with pytest.raises(DeadlineExceeded):
                 await bound

@@ -128,13 +128,16 @@ def cooperative(_question: str) -> None:
 
 
 def test_tasks_of_a_pool(path: Path) -> None:
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
 
     def acquire(_question: str) -> None:  # the name says that no interrupt strikes in it
+        begun.set()  # here, too, it may be found
         gate.wait(LONG)  # here
 
     with CheckpointWriter(path) as writer, ThreadPoolExecutor(2, grace=0.05, checkpoint=writer) as pool:
-        stuck = pool.with_options(key="stuck", timeout=0.05).submit(acquire, "q")
+        stuck = pool.with_options(key="stuck").submit(acquire, "q")
+        assert begun.wait(LONG)
+        assert not stuck.cancel()
         late = pool.with_options(key="late").submit(cooperative, "q")
         failed = pool.with_options(key="failed").submit(parse, "x")
         errors = {"stuck": stuck.exception(LONG), "late": late.exception(LONG), "failed": failed.exception(LONG)}

@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import pytest
+from asleep import ON_PATH
 from run_programs import DEFAULT, PROGRAMS
 
 from threadsafe_timeout.cli import main
@@ -153,14 +154,21 @@ def test_an_interpreter_that_would_not_be_patched_is_refused(option, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, under_stress("TERM", signal.SIGTERM), under_stress("HUP", signal.SIGHUP)])
 def test_a_signal_to_the_process_is_the_programs(number, tmp_path):
-    write({"main.py": "import threading\nprint('here', flush=True)\nthreading.Event().wait()\n"}, tmp_path)
+    # A signal that comes on the way into a wait does not end it, in any Python program: here it is said from the wait.
+    program = (
+        "import asleep, threading\n"
+        "def tell():\n    asleep.wait_until_asleep(asleep.main_thread)\n    print('here', flush=True)\n"
+        "threading.Thread(target=tell, daemon=True).start()\nthreading.Event().wait()\n"
+    )
+    write({"main.py": program}, tmp_path)
     ended = []
     if signal.getsignal(number) is signal.SIG_IGN:  # of whoever started the tests (nohup), and so of the program
         pytest.skip(f"{signal.Signals(number).name} is ignored here")
     for arguments in ([], RUN):
         with subprocess.Popen(
-            [sys.executable, *arguments, "main.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
+            [sys.executable, *arguments, "main.py"], cwd=tmp_path, env={**os.environ, **ON_PATH},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
             assert process.stdout.readline() == b"here\n"
             process.send_signal(number)
             ended.append((process.communicate(timeout=200)[1].splitlines()[-1:], process.returncode))

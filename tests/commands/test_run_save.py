@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paces import at_some_pace
 from saved_programs import PROGRAMS
 
 from threadsafe_timeout.checkpoint import iter_records, load_checkpoint
@@ -88,6 +89,45 @@ def test_a_killed_runner_goes_on(name: str, seed: int) -> None:
     assert len(again) == number - len(inner)
     assert whole * 3 <= len(inner)
 
+
+COUNTED = """
+from concurrent.futures import ThreadPoolExecutor
+from threadsafe_timeout.checkpoint import checkpointed
+
+def double(number):
+    return 2 * number
+
+def no_data(number):
+    return object()
+
+@checkpointed("other.jsonl", key=str)
+def kept(number):
+    return number
+
+with ThreadPoolExecutor(2) as pool:
+    for function, count in ((double, 3), (no_data, 2)):
+        list(pool.map(function, range(count)))
+kept(1)
+"""
+
+
+def test_what_is_saved_is_counted_in_the_files_of_its_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """However it is saved. A task whose result is no data is not."""
+    Path("runner.py").write_text(COUNTED, encoding="utf-8")
+    with started("--set", "summary=on", "runner.py") as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err.decode()
+    assert "5 done, 0 failed, 0 timed out, 4 saved; " in err.decode()
+    [run] = Path(".threadsafe_timeout/runs").iterdir()
+    assert json.loads((run / "status.json").read_text())["totals"]["saved"] == 4
+    ticks = [line for line in map(json.loads, (run / "events.jsonl").read_text().splitlines()) if line["kind"] == "tick"]
+    assert ticks[-1]["saved"] == 4
+    assert main(["report", "-o", "-"]) == 0
+    page = capsys.readouterr().out
+    assert "3 finished tasks are in the journal" in page
+    assert "before it was killed" not in page
+
+
 def test_a_run_that_ended_is_begun_anew() -> None:
     code, number, _, _ = PROGRAMS["map"]
     Path("runner.py").write_text(code, encoding="utf-8")
@@ -97,9 +137,22 @@ def test_a_run_that_ended_is_begun_anew() -> None:
 
 
 @pytest.mark.parametrize("seed", TEN)
-def test_the_example_on_threads(seed: int) -> None:
-    """It saves by itself what it wants to, and is not disturbed."""
-    shutil.copy(EXAMPLES / "guarded_batch.py", ".")
+def test_the_example_on_threads(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It saves by itself what it wants to, and is not disturbed. Its tasks have a second, in which on a busy machine not
+    all of them are done."""
+
+    def example(pace: int) -> None:
+        (tmp_path / str(pace)).mkdir()
+        monkeypatch.chdir(tmp_path / str(pace))
+        the_example_on_threads(seed, pace)
+
+    at_some_pace(example)
+
+
+def the_example_on_threads(seed: int, pace: int) -> None:
+    example = (EXAMPLES / "guarded_batch.py").read_text(encoding="utf-8")
+    assert "task_timeout=1," in example
+    Path("guarded_batch.py").write_text(example.replace("task_timeout=1,", f"task_timeout={pace},"), encoding="utf-8")
     with started("guarded_batch.py") as process:
         assert process.stdout is not None
         lines = [process.stdout.readline().decode() for _ in range(random.Random(seed).randrange(1, 28))]

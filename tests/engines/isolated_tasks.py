@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import threadsafe_timeout
@@ -30,11 +31,16 @@ def wait_gone(pid: int) -> None:
 
 def wait_for(path: Path) -> str:
     """For the test: what a task has said there."""
-    until = time.monotonic() + LONG
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} did not come"
-        time.sleep(0.01)
+    wait_until(path.exists)
     return path.read_text()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """For the test: until it holds."""
+    until = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < until, f"{condition} does not hold"
+        time.sleep(0.01)
 
 
 class Refused(Exception):
@@ -157,7 +163,7 @@ def end_a_loop() -> str:
 
 
 def be_late_in_a_pool() -> str:
-    with threadsafe_timeout.ThreadPoolExecutor(1, grace=0.05) as pool:
+    with threadsafe_timeout.ThreadPoolExecutor(1, grace=LONG) as pool:  # its sleep is woken, however late
         error = pool.with_options(timeout=0.01, name="inner").submit(time.sleep, 600).exception()
     return type(error).__name__
 

@@ -36,7 +36,7 @@ def test_a_coroutine_that_swallows_its_cancellation_is_abandoned_and_named():
         async with AsyncPool(1, task_timeout=0.05, grace=0.05, name="p") as pool:
             pool.on_event(lambda event: kinds.append((event.kind, event.task)))
             task = pool.with_options(name="mule").submit(stubborn)
-            behind = pool.submit(double, 4)
+            behind = pool.with_options(timeout=300).submit(double, 4)
             with pytest.raises(DeadlineExceeded) as caught:
                 await task
             assert caught.value.where is not None
@@ -53,7 +53,8 @@ def test_a_coroutine_that_swallows_its_cancellation_is_abandoned_and_named():
                 await asyncio.sleep(0)
             assert isinstance(task.exception(), DeadlineExceeded)  # the late result is discarded
         assert pool._crew.events.flush(120)
-        assert [kind for kind, name in kinds if name == "mule"] == ["overdue", "interrupting", "abandoned", "late"]
+        told = [kind for kind, name in kinds if name == "mule" and kind != "blocked"]  # that, a busy machine may be
+        assert told == ["overdue", "interrupting", "abandoned", "late"]
         assert pool.stats()["abandoned_alive"] == 0
 
     asyncio.run(main())
@@ -93,7 +94,7 @@ def test_the_number_of_abandoned_ones_is_bounded():
                 await asyncio.sleep(0)
             for task in pending:  # those that have started in the meantime
                 task.cancel()
-            assert await pool.submit(double, 1) == 2
+            assert await pool.with_options(timeout=300).submit(double, 1) == 2
 
     asyncio.run(main())
 
@@ -104,18 +105,22 @@ def test_a_task_that_blocks_the_loop_is_named_before_its_deadline():
         seen = []
 
         def listen(event):
-            if event.kind == "blocked":
+            if event.kind == "blocked" and event.task == "heavy":
                 seen.append(event)
-                told.set()
+                if "told.wait(5)" in event.stack:
+                    told.set()
 
         async def block():
-            assert told.wait(120)
+            # Again, if a busy machine kept the loop from running just before: then that was told, and this is the same.
+            while not told.is_set():
+                await asyncio.sleep(0)
+                told.wait(5)
 
         async with AsyncPool(1, grace=0.05) as pool:
             pool.on_event(listen)
             await pool.with_options(name="heavy").submit(block)
-        assert [(event.task, event.where[2].rpartition(".")[2]) for event in seen] == [("heavy", "block")]
-        assert "told.wait(120)" in seen[0].stack
+        assert told.is_set()
+        assert {event.where[2].rpartition(".")[2] for event in seen} == {"block"}
 
     asyncio.run(main())
 

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 import sys
+import time
 
 import pytest
 from stubborn import Stubborn
@@ -15,7 +16,7 @@ from threadsafe_timeout import (
     AsyncPool,
     CancelSource,
     DeadlineExceeded,
-    time_remaining,
+    current_deadline,
 )
 
 pytestmark = pytest.mark.usefixtures("nothing_set")
@@ -158,14 +159,15 @@ def test_a_deadline_starts_with_the_task():
             gate = asyncio.Event()
             first = pool.submit(gate.wait)
 
-            async def left():
-                return time_remaining()
+            async def ends():
+                return current_deadline()
 
-            second = pool.submit(left)
-            await asyncio.sleep(0.1)
+            second = pool.submit(ends)
+            await asyncio.sleep(0.01)
+            opened = time.monotonic()
             gate.set()
             await first
-            assert await second > 99.9
+            assert await second >= opened + 100
 
     asyncio.run(main())
 
@@ -285,4 +287,5 @@ def test_a_timeout_has_one_log_line(caplog: pytest.LogCaptureFixture):
         assert pool._crew.events.flush(120)
 
     asyncio.run(main())
-    assert [record.event for record in caplog.records] == ["timed_out"]
+    # "blocked" too, if something else kept the loop from running.
+    assert [record.event for record in caplog.records if record.event != "blocked"] == ["timed_out"]

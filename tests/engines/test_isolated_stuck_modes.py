@@ -58,7 +58,8 @@ def test_the_good_finish_and_the_stuck_end(mode: Mode, engine: Callable[[], Thre
                 future.result(tasks.LONG)
     for pid in pids:
         tasks.wait_gone(pid)
+    tasks.wait_until(lambda: not pool.stats()["abandoned_alive"])  # a slow machine may take more than two graces
     stats = pool.stats()
     assert stats["submitted"] == 2 * WIDTH
     assert stats["completed"] == WIDTH
-    assert stats["running"] == stats["pending"] == stats["abandoned_alive"] == 0
+    assert stats["running"] == stats["pending"] == 0

@@ -307,7 +307,7 @@ def test_async_connecting_shaking_hands_and_waiting_for_a_connection_are_bounded
                 await ask(client, deaf.url.replace("http:", "https:"), scope)
             assert await asyncio.to_thread(deaf.left.acquire, timeout=SOON)
             holder = asyncio.create_task(client.get(peer.url))
-            await asyncio.to_thread(peer.began.wait, 10)
+            await asyncio.to_thread(peer.began.wait, SOON)
             await ask(client, peer.url, deadline(0.05))
             holder.cancel()
             with pytest.raises(asyncio.CancelledError):

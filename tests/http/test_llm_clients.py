@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("installed")
 def test_a_good_call_is_as_it_was(servers, mode):
     client = OpenAI(servers["good"].base_url)
     assert ask(client, mode)
-    assert ask(client, mode, deadline(30))
+    assert ask(client, mode, deadline(SOON))
 
 
 def asked(server):
@@ -48,7 +48,7 @@ def test_outside_scopes_the_total_is_bounded_in_every_behaviour(servers, mood, m
     client = OpenAI(servers[mood].base_url, timeout=60, max_retries=10)
     if mood == "drop" and "stream" in mode:
         expected = ConnectionError
-    with limits(llm_timeout=0.25 if expected is TIMEOUT else 20):  # what is answered is so on a busy machine, too
+    with limits(llm_timeout=0.25 if expected is TIMEOUT else SOON):  # what is answered is so on a busy machine, too
         if expected is None:
             assert ask(client, mode)
         elif expected is TIMEOUT:

@@ -168,8 +168,8 @@ def refusing(status, headers):
 @pytest.mark.parametrize("kind", CLIENTS)
 @pytest.mark.parametrize("limited_by", ["llm_timeout", "scope"])
 def test_a_retry_after_that_is_longer_than_what_is_left_ends_the_call_at_once(kind, mode, limited_by):
-    scope = deadline(10) if limited_by == "scope" else None
-    with Peer(refusing(429, b"Retry-After: 50\r\n")) as peer, limits(llm_timeout=10 if scope is None else None):
+    scope = deadline(45) if limited_by == "scope" else None
+    with Peer(refusing(429, b"Retry-After: 50\r\n")) as peer, limits(llm_timeout=45 if scope is None else None):
         client = kind(peer.url)
         start = time.monotonic()
         with pytest.raises(client.errors.APITimeoutError) as caught:
@@ -181,11 +181,11 @@ def test_a_retry_after_that_is_longer_than_what_is_left_ends_the_call_at_once(ki
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_an_attempt_that_would_come_too_late_is_not_waited_for(kind, monkeypatch):
-    with Peer(refusing(500, b"")) as peer, limits(llm_timeout=20):
+    with Peer(refusing(500, b"")) as peer, limits(llm_timeout=SOON):
         client = kind(peer.url)
         base = sys.modules[client.errors.__name__.partition(".")[0] + "._base_client"]
         for name in ("INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY"):
-            monkeypatch.setattr(base, name, 60.0)
+            monkeypatch.setattr(base, name, 10 * SOON)
         with pytest.raises(client.errors.APITimeoutError) as caught:
             ask(client, "sync")
         assert_timed_out(caught.value, "next attempt")
@@ -369,6 +369,6 @@ def test_what_a_call_has_left_to_a_task_of_its_own_may_sleep_for_longer_than_it(
             client._client.send = send
             return [event async for event in await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)]
 
-    with Peer(events_of(CHUNK, DONE)) as peer, limits(llm_timeout=30):
+    with Peer(events_of(CHUNK, DONE)) as peer, limits(llm_timeout=SOON):
         assert len(asyncio.run(good_call(peer))) == 1
         assert slept == ["begun"]

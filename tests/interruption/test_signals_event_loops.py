@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from alarms import SOON, WAIT, Slow, in_thread, raising, time_limit
+from alarms import SOON, WAIT, Slow, in_thread, in_waits_only, raising, time_limit
 
 from threadsafe_timeout import (
     DeadlineExceeded,
@@ -17,6 +17,7 @@ from threadsafe_timeout import (
 pytestmark = [pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no SIGALRM here"), pytest.mark.usefixtures("alarms")]
 
 
+@in_waits_only  # a machine may take longer than the alarm to make a loop, and nobody would await the coroutine
 def by_hand(coroutine):
     loop = asyncio.new_event_loop()
     try:
@@ -25,6 +26,7 @@ def by_hand(coroutine):
         loop.close()
 
 
+@in_waits_only
 def in_another_threads_loop(coroutine):
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

@@ -41,8 +41,12 @@ def sleeping():
 
 
 def a_pool_inside():
+    over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(threading.Event().wait, 0.5).result()
+        try:
+            pool.submit(over.wait, WAIT).result()
+        finally:
+            over.set()
 
 
 BUSY = [pytest.param(loop, marks=interrupts), pytest.param(allocating_loop, marks=interrupts)]

@@ -85,7 +85,7 @@ def run(seconds, threads, names=SHAPES):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(seconds + 30)
+        worker.join(seconds + 240)
     assert not any(worker.is_alive() for worker in workers), "an alarm was lost"
     return sum(counts), problems
 

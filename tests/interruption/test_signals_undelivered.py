@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from alarms import SOON, WAIT, Slow, raising, time_limit
+from alarms import SOON, WAIT, Slow, in_waits_only, raising, time_limit
 
 from threadsafe_timeout import (
     DeadlineExceeded,
@@ -30,6 +30,7 @@ class StuckInC:
         self.lock.acquire()
         self.waiting = threading.Event()
 
+    @in_waits_only
     def wait(self, handler=raising, seconds=SOON, interval=0.0):
         old = signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, seconds, interval)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from blocked import LONG
 from test_legacy_runner import STEADY, database, journal, prepare, started
 
 from threadsafe_timeout.checkpoint import load_checkpoint
@@ -12,7 +13,7 @@ from threadsafe_timeout.testing.fake_llm import FakeLLM
 
 # The server answers fast and the runner has time: what is looked at is who ends a loop, not when.
 SERVER_MINUTE = 0.03
-SLOWLY = STEADY + "import os\nos.environ['LEGACY_MINUTE_SECONDS'] = '5'\n"
+SLOWLY = STEADY + "import os\nos.environ['LEGACY_MINUTE_SECONDS'] = '60'\n"
 MIX = {"search": 2, "paraphrase": 2, "cycle": 1, "alternate": 2, "cut": 2, "empty": 2, "good": 1}
 # LLM calls until the guard sees it, and what the result says. All have ten turns to lose.
 ENDED = {
@@ -34,7 +35,7 @@ def test_every_loop_is_ended_and_no_call_is_made_after_it(version, tmp_path):
     script = prepare(tmp_path, version)
     (tmp_path / "src" / "sitecustomize.py").write_text(SLOWLY)
     with FakeLLM(mix=MIX, seed=5, minute=SERVER_MINUTE) as server:
-        with started(script, tmp_path, server, path=tmp_path / "src", llm_timeout=30) as process:
+        with started(script, tmp_path, server, path=tmp_path / "src", llm_timeout=LONG) as process:
             assert process.wait(120) == 0, (tmp_path / "out.txt").read_text()
         asked = chat_requests(server)
         behaviours = {task: server.behaviour(task) for task in asked}
@@ -80,7 +81,7 @@ def test_a_mended_run_does_its_work(tmp_path):
         "os.environ['THREADSAFE_TIMEOUT_GUARD_LIMITS'] = 'repeats=off'\n"
     )
     with FakeLLM(mix={"cut": 1}, seed=5, minute=SERVER_MINUTE) as server:
-        with started(script, tmp_path, server, path=tmp_path / "src", llm_timeout=30) as process:
+        with started(script, tmp_path, server, path=tmp_path / "src", llm_timeout=LONG) as process:
             assert process.wait(120) == 0, (tmp_path / "out.txt").read_text()
         asked = chat_requests(server)
     assert set(asked.values()) == {10}

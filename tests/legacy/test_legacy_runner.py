@@ -135,12 +135,12 @@ def one_line_makes_the_stalled_batch_end(version, work, minute):
     assert loop["tool_coverage_rate"] is not None, "the executor's own evaluation ran"
 
 
-@pytest.mark.parametrize("version", ["2025-08-16", "last"])
-def test_killed_and_started_again_nothing_finished_runs_twice(version, tmp_path):
+@pytest.mark.parametrize(("version", "kills"), [("2025-08-16", (2, 5)), ("last", (3,))])
+def test_killed_and_started_again_nothing_finished_runs_twice(version, kills, tmp_path):
     script = prepare(tmp_path, version)
     with FakeLLM(mix={"good": 8, "hang": 2, "trickle": 2}, seed=5, minute=MINUTE, deadline=10 * MINUTE) as server:
         saved_before: set[str] = set()
-        for count in (2, 5):
+        for count in kills:
             server.begin_run(f"killed at {count}")
             # What hangs outlasts the kill, on a busy machine too: a run that had ended would not be gone on with.
             with started(script, tmp_path, server, minute=100 * MINUTE) as process:
@@ -278,12 +278,13 @@ def test_a_run_that_ended_is_kept_aside_and_the_next_starts_afresh(tmp_path):
     script = prepare(tmp_path, "last")
     with FakeLLM(mix={"good": 1}, minute=MINUTE) as server:
         for _ in range(2):
-            with started(script, tmp_path, server) as process:
+            # A minute in which all of them are done, on any machine.
+            with started(script, tmp_path, server, "--num-tasks", "4", minute=60 * MINUTE) as process:
                 assert process.wait(120) == 0, (tmp_path / "out.txt").read_text()
     journals = sorted((tmp_path / ".threadsafe_timeout").glob("*.jsonl"))
     assert len(journals) == 2
-    assert [len(load_checkpoint(path)) for path in journals] == [TASKS, TASKS]
-    assert database(tmp_path)["summary"]["total_tests"] == 2 * TASKS
+    assert [len(load_checkpoint(path)) for path in journals] == [4, 4]
+    assert database(tmp_path)["summary"]["total_tests"] == 8
 
 
 def test_adaptive_batches_end_too(tmp_path):
@@ -311,7 +312,17 @@ def test_a_hanging_classifier_does_not_hold_the_batch(version, tmp_path):
 
 def test_the_runner_as_the_program_itself(tmp_path):
     """`batch_test_runner.py` is what is started: its classes are in __main__ and nothing imports them."""
-    script = prepare(tmp_path, "last", "batch_test_runner.py")
+
+    def batch(pace):
+        work = tmp_path / str(pace)
+        work.mkdir()
+        the_runner_as_the_program_itself(work, pace * MINUTE)
+
+    at_some_pace(batch)
+
+
+def the_runner_as_the_program_itself(work, minute):
+    script = prepare(work, "last", "batch_test_runner.py")
     with script.open("a") as program:
         program.write(
             "\n\nif __name__ == '__main__':\n"
@@ -320,12 +331,12 @@ def test_the_runner_as_the_program_itself(tmp_path):
             "    results = runner.run_concurrent_batch(tasks, workers=4, qps=0)\n"
             "    print('results', len(results), flush=True)\n"
         )
-    with FakeLLM(mix={"trickle": 1}, minute=MINUTE, deadline=10 * MINUTE) as server, started(
-        script, tmp_path, server
+    with FakeLLM(mix={"trickle": 1}, minute=minute, deadline=10 * minute) as server, started(
+        script, work, server, minute=minute
     ) as process:
-        assert process.wait(120) == 0, (tmp_path / "out.txt").read_text()
-    assert "results 4" in (tmp_path / "out.txt").read_text()
-    checkpoint = load_checkpoint(tmp_path / ".threadsafe_timeout" / "batch_test_runner.jsonl")
+        assert process.wait(280) == 0, (work / "out.txt").read_text()
+    assert "results 4" in (work / "out.txt").read_text()
+    checkpoint = load_checkpoint(work / ".threadsafe_timeout" / "batch_test_runner.jsonl")
     assert len(checkpoint) == 4, "equal tasks have keys of their own"
 
 

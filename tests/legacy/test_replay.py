@@ -353,6 +353,23 @@ def test_a_run_is_seen_from_outside_and_nothing_of_it_is_left(tmp_path: Path) ->
     assert not alive(child)
 
 
+def test_ctrl_c_while_a_run_is_started_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    command = [sys.executable, "-c", "import time; time.sleep(300)"]
+    with pytest.raises(KeyboardInterrupt):
+        observe("before", Workspace(tmp_path, tmp_path, command, dict(os.environ), ""), lambda _: None)
+    assert [alive(pid) for pid in started] == [False]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_shows_lines_or_bars(terminal: bool, plan: Plan) -> None:
     out = io.StringIO()
@@ -385,6 +402,7 @@ def wait_until_gone(text: str) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # at the slowest pace
 def test_quick_replay_end_to_end(tmp_path: Path) -> None:
     """What is answered is in time, if a legacy minute is long enough for the machine."""
 
@@ -401,7 +419,7 @@ def quick_replay_end_to_end(tmp_path: Path, minute: float) -> None:
     command = [sys.executable, "-m", "threadsafe_timeout.cli", "replay", "--quick", "--minute", str(minute), "--limit", "16",
                "--json", "-", "--html", str(html)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=700, env=environment, check=False)
     numbers = json.loads(done.stdout)
     before, after = numbers["before"], numbers["after"]
     assert before["ending"] == "limit", "the legacy runner does not exit by itself"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,14 +74,14 @@ def stuck() -> Iterator[Callable[[], object]]:
     """A task whose time ends when it has begun, and which is stuck in the system until the test ends."""
     reads, writes = os.pipe()
 
-    def read() -> None:
+    def acquire() -> None:  # the name says that no interrupt strikes on the way to where it is stuck
         expire()
         try:
             os.read(reads, 1)
         finally:
             os.close(reads)
 
-    yield read
+    yield acquire
     os.write(writes, b"x")
     os.close(writes)
 
@@ -132,14 +133,15 @@ def test_an_error_and_a_timeout_say_what_and_where_and_nothing_else(gate):
     def fail() -> None:
         raise ValueError(f"no such key: {SECRET}")
 
-    def hang() -> None:
+    def acquire() -> None:  # the name says that no interrupt strikes in it: the wait raises
+        expire()
         gate.wait()
 
-    with ThreadPoolExecutor(2, task_timeout=0.2) as pool:
-        failing, hanging = pool.submit(fail), pool.submit(hang)
+    with ThreadPoolExecutor(2, task_timeout=LONG) as pool:
+        failing, hanging = pool.submit(fail), pool.submit(acquire)
         assert isinstance(failing.exception(), ValueError)
         assert isinstance(hanging.exception(), TimeoutError)
-    failed, timed_out = spans()[f"task {fail.__qualname__}"], spans()[f"task {hang.__qualname__}"]
+    failed, timed_out = spans()[f"task {fail.__qualname__}"], spans()[f"task {acquire.__qualname__}"]
     assert failed.attributes["error.type"] == "ValueError"
     assert failed.attributes["threadsafe_timeout.outcome"] == "failed"
     assert timed_out.attributes["threadsafe_timeout.outcome"] == "timeout"
@@ -152,6 +154,9 @@ def test_an_error_and_a_timeout_say_what_and_where_and_nothing_else(gate):
 def test_an_abandoned_tasks_span_ends_with_its_future(stuck):
     with ThreadPoolExecutor(1, task_timeout=LONG, grace=0.1) as pool:
         assert isinstance(pool.submit(stuck).exception(), TimeoutError)
+        until = time.monotonic() + LONG
+        while not spans() and time.monotonic() < until:  # it ends just after the future is done
+            time.sleep(0.001)
         assert spans()[f"task {stuck.__qualname__}"].attributes["threadsafe_timeout.outcome"] == "timeout"
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 
 import pytest
+from blocked import LONG, expire
 
 from threadsafe_timeout import DeadlineExceeded, deadline, move_on_after, patched
 
@@ -99,10 +100,12 @@ def test_somebody_elses_wrapper_on_top_stays_and_works():
 
             def foreign(self, timeout=None):
                 calls.append(timeout)
+                if timeout is None and threading.current_thread() is threading.main_thread():
+                    expire()
                 return ours(self, timeout)
 
             threading.Condition.wait = foreign
-            with pytest.raises(DeadlineExceeded), deadline(0.01):
+            with pytest.raises(DeadlineExceeded), deadline(LONG):
                 threading.Event().wait()
         assert threading.Condition.wait is foreign
         assert threading.Event().wait(0.001) is False

@@ -18,16 +18,24 @@ def note(*_):
 
 
 class Prompt(ThreadPoolExecutor):
-    """Its `submit` returns when a worker that is free has taken the task: a thread may need longer than SOON for that,
-    and a task that has not begun is cancelled."""
+    """Its `submit` returns when a worker that is free is in `task`, or has ended: a thread may need longer than SOON for
+    that, and a task that has not begun is cancelled."""
+
+    def __init__(self, task, width, **options):
+        super().__init__(width, **options)
+        self._task = task
 
     def submit(self, fn, /, *args, **kwargs):
+        before = self._task.calls
         future = super().submit(fn, *args, **kwargs)
         until = time.monotonic() + 120
-        while not (future.running() or future.done()) and self.stats()["running"] < self._max_workers:
-            assert time.monotonic() < until, "no worker has taken the task"
+        while not (future.done() or self._task.calls > before or self._is_behind(future)):
+            assert time.monotonic() < until, "no worker has begun with the task"
             time.sleep(0.001)
         return future
+
+    def _is_behind(self, future):
+        return not future.running() and self.stats()["running"] >= self._max_workers
 
 
 class Task:
@@ -36,19 +44,25 @@ class Task:
     def __init__(self):
         self._gate = threading.Lock()
         self._gate.acquire()
+        self._calls = []
         self.pools = []
-        self.calls = 0
 
-    def __call__(self, *_):
-        self.calls += 1
+    @property
+    def calls(self):
+        return len(self._calls)
+
+    def acquire(self, *_):  # no interrupt strikes in a function of this name, on the way to the wait
+        self._calls.append(None)
         if self._gate.acquire(timeout=120):
             self._gate.release()
         return "late"
+
+    __call__ = acquire
 
     def let_go(self):
         with contextlib.suppress(RuntimeError):
             self._gate.release()
 
     def pool(self, width=1, **options):
-        self.pools.append(Prompt(width, grace=GRACE, **options))
+        self.pools.append(Prompt(self, width, grace=GRACE, **options))
         return self.pools[-1]

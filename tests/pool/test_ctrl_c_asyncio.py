@@ -213,6 +213,7 @@ def test_what_is_started_to_clean_up_after_ctrl_c_runs_to_its_end():
 
 def test_a_task_that_can_end_does_so_before_the_process():
     code = """
+        threadsafe_timeout._pool.exit.INTERRUPTED_WAIT = 200  # however long a slow machine takes
         def careful():
             both.wait()
             try:

@@ -83,21 +83,22 @@ def test_a_deadline_does_not_strike_while_somebody_is_at_pdbs_prompt(tmp_path: P
         """
         import threadsafe_timeout.auto, threading
         from concurrent.futures import ThreadPoolExecutor
-        import threadsafe_timeout as t, select
-        def until_it_is_over():
+        import threadsafe_timeout as t, select, time
+        def until_it_is_over(scope):
+            scope.deadline = time.monotonic() + 0.1  # not before he is there
             while t.time_remaining() > 0:
                 select.poll().poll(10)
             for _ in range(20000): pass
             return "over"
         def work(x):
-            with t.move_on_after(0.2) as scope:
+            with t.move_on_after(600) as scope:
                 breakpoint()
                 while True: x += 1
             return scope.cancelled_caught
         with ThreadPoolExecutor(1) as pool:
             print("returned", pool.submit(work, 1).result())
         """,
-        "p until_it_is_over()\np 1 + 40\nc\n",
+        "p until_it_is_over(scope)\np 1 + 40\nc\n",
         tmp_path,
     )
     assert "'over'" in out, out

@@ -9,13 +9,24 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import weakref
 
 import pytest
 from blocked import LONG, overdue
+from paces import at_some_pace
 
-from threadsafe_timeout import Cancelled, DeadlineExceeded, Outcome, PoolExhausted, ThreadPoolExecutor, deadline, sleep
+from threadsafe_timeout import (
+    Cancelled,
+    DeadlineExceeded,
+    Outcome,
+    PoolExhausted,
+    ThreadPoolExecutor,
+    check_cancelled,
+    deadline,
+    patched,
+    sleep,
+)
+from threadsafe_timeout.testing import MockClock
 
 GRACE = 0.05
 
@@ -126,9 +137,10 @@ def test_the_submitters_deadline_reaches_three_pools_deep():
 
 def test_a_finished_scope_of_the_submitter_binds_nobody():
     go = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        with deadline(1) as scope:  # not less: nothing in this block may be late
-            future = pool.submit(lambda: (go.wait(120), sleep(max(0, scope.deadline - time.monotonic()) + 0.05), "done")[-1])
+    with ThreadPoolExecutor(1) as pool, MockClock() as clock:
+        with deadline(1):
+            future = pool.submit(lambda: (go.wait(120), check_cancelled(), "done")[-1])
+        clock.jump(2)
         go.set()
         assert future.result(120) == "done"
 
@@ -153,9 +165,13 @@ def test_the_interrupt_insists_after_the_grace_of_the_pool():
             except BaseException:
                 pass
 
-    with ThreadPoolExecutor(1, task_timeout=0.05, grace=1) as pool:  # the setting says 2: it would be too late
-        assert isinstance(pool.submit(swallowing).exception(120), DeadlineExceeded)
-        assert pool.stats()["abandoned"] == 0
+    def interrupted(pace):
+        # The setting would be too late.
+        with patched(checkpoint="off", grace=2 * pace), ThreadPoolExecutor(1, task_timeout=0.05, grace=pace) as pool:
+            assert isinstance(pool.submit(swallowing).exception(120), DeadlineExceeded)
+            assert pool.stats()["abandoned"] == 0
+
+    at_some_pace(interrupted)
 
 
 def test_a_cancelled_waiter_is_woken(gate):
@@ -269,7 +285,7 @@ def test_a_stray_exception_in_a_worker_does_not_cost_width():
     with ThreadPoolExecutor(2) as pool:
         for _ in range(20):
             meet = threading.Barrier(2)
-            for future in [pool.submit(meet.wait, 10) for _ in range(2)]:
+            for future in [pool.submit(meet.wait, 120) for _ in range(2)]:
                 future.result(120)
             for thread in list(pool._threads):
                 if thread.ident:
@@ -432,14 +448,17 @@ def test_timeouts_are_counted_as_timeouts_and_replacements_as_replacements(gate)
     def fails() -> None:
         raise ValueError("no timeout")
 
-    with ThreadPoolExecutor(1, grace=GRACE) as pool:
-        late = pool.with_options(timeout=0.02)
-        for future, error in (
-            (late.submit(sleep, 30), DeadlineExceeded), (pool.submit(overdue, gate), DeadlineExceeded),
-            (pool.submit(fails), ValueError), (pool.submit(int), type(None)),
-            (pool.with_options(deadline=0.0).submit(int), DeadlineExceeded),
-        ):  # fmt: skip
-            assert isinstance(future.exception(120), error)
-    stats = pool.stats()
-    assert (stats["completed"], stats["failed"], stats["abandoned"], stats["submitted"]) == (1, 3, 1, 5)
-    assert (stats["timed_out"], stats["replaced"], stats["respawned"]) == (3, 1, 0)
+    def count(pace):
+        with ThreadPoolExecutor(1, grace=GRACE * pace) as pool:
+            late = pool.with_options(timeout=0.02)
+            for future, error in (
+                (late.submit(sleep, 30), DeadlineExceeded), (pool.submit(overdue, gate), DeadlineExceeded),
+                (pool.submit(fails), ValueError), (pool.submit(int), type(None)),
+                (pool.with_options(deadline=0.0).submit(int), DeadlineExceeded),
+            ):  # fmt: skip
+                assert isinstance(future.exception(120), error)
+        stats = pool.stats()
+        assert (stats["completed"], stats["failed"], stats["abandoned"], stats["submitted"]) == (1, 3, 1, 5)
+        assert (stats["timed_out"], stats["replaced"], stats["respawned"]) == (3, 1, 0)
+
+    at_some_pace(count)  # the first one ends by itself within two graces

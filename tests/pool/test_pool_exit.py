@@ -102,10 +102,15 @@ def test_tasks_that_can_end_do_so_on_ctrl_c():
             sleep(60)
         finally:
             print("cleaned up", flush=True)
+    def tell():
+        running.wait()
+        asleep.wait_until_asleep(asleep.main_thread)
+        print("ready", flush=True)
+    import threadsafe_timeout._pool.exit
+    threadsafe_timeout._pool.exit.INTERRUPTED_WAIT = 100  # however long a slow machine takes
     with ThreadPoolExecutor(1, grace=30) as pool:
         future = pool.submit(task)
-        running.wait()
-        print("ready", flush=True)
+        threading.Thread(target=tell).start()
         future.result()
     """
     status, out, _err, _seconds = interrupt_python(code)
@@ -175,7 +180,8 @@ def test_submit_at_interpreter_exit_and_from_a_task_then():
     code = """
     pool, second = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     def late():
-        threading.main_thread().join(0.3)
+        while not (pool._crew.closed and second._crew.closed):  # by the exit
+            time.sleep(0.01)
         for target in (pool, second, ThreadPoolExecutor(1)):
             try:
                 target.submit(int)
@@ -214,7 +220,7 @@ def test_shutdown_and_cancel_futures_wakes_who_waits_for_them(gate):
     def wait_for_them():
         import concurrent.futures
 
-        if concurrent.futures.wait(pending, 10).not_done == set():
+        if concurrent.futures.wait(pending, 120).not_done == set():
             woken.set()
 
     waiter = threading.Thread(target=wait_for_them)

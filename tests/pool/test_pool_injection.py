@@ -286,7 +286,7 @@ def test_the_lines_of_a_worker_are_found(lines):
 
 
 @pytest.mark.parametrize(
-    "step", [8, pytest.param(1, marks=[pytest.mark.stress, pytest.mark.timeout(120)])], ids=["some", "every"]
+    "step", [8, pytest.param(1, marks=[pytest.mark.stress, pytest.mark.timeout(580)])], ids=["some", "every"]
 )
 def test_a_stray_exception_at_every_line(lines, step):
     places = sorted(visited(lines), key=lambda place: (place[0].co_filename, place[1]))[::step]
@@ -295,7 +295,7 @@ def test_a_stray_exception_at_every_line(lines, step):
 
 
 @pytest.mark.stress
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(580)
 def test_a_stray_exception_at_any_visit(lines):
     chance = random.Random(1)
     seen = visited(lines)

@@ -29,11 +29,14 @@ GRACE = 0.05
 LONG = 120
 
 
-def stuck(gate, begun=None):
+def acquire(gate, begun=None):  # no interrupt strikes in a function of this name, not on the way to the wait either
     if begun is not None:
         begun.set()
     gate.wait(LONG)
     return "late"
+
+
+stuck = acquire
 
 
 # A deadline
@@ -49,7 +52,7 @@ def test_the_earlier_of_deadline_and_timeout_holds():
     now = time.monotonic()
     with ThreadPoolExecutor(1, task_timeout=50) as pool:
         assert pool.with_options(deadline=now + 1000).submit(current_deadline).result(120) <= time.monotonic() + 50
-        assert pool.with_options(deadline=now + 20).submit(current_deadline).result(120) == pytest.approx(now + 20)
+        assert pool.with_options(deadline=now + 45).submit(current_deadline).result(120) == pytest.approx(now + 45)
 
 
 def test_a_task_whose_deadline_passes_while_it_is_pending_fails_and_never_runs(gate):
@@ -101,7 +104,7 @@ def test_a_token_cancels_a_running_task_and_keeps_a_pending_one_from_running():
         with pytest.raises(DeadlineExceeded, match="enough"):
             running.result(120)
         assert pending.cancelled()
-        assert concurrent.futures.wait([pending], 10).not_done == set()
+        assert concurrent.futures.wait([pending], 120).not_done == set()
         late = submit(ran.append, 2)
         assert late.cancelled()
     assert ran == []
@@ -161,8 +164,11 @@ def test_left_by_the_timeout_of_map_it_cancels_all_that_map_had_submitted(gate):
 
 
 def test_a_wait_that_ended_as_it_should_cancels_nothing(gate):
-    release = threading.Timer(0.3, gate.set)
-    release.start()
+    def let_go_when_it_has_been_left(crew):
+        while not crew.closed:
+            time.sleep(0.01)
+        time.sleep(5 * GRACE)  # in which they would have been cancelled, and given up
+        gate.set()
 
     def first_only(futures):
         quick = [*futures, done]
@@ -170,12 +176,12 @@ def test_a_wait_that_ended_as_it_should_cancels_nothing(gate):
         for future in concurrent.futures.as_completed(quick, timeout=10):
             assert future is done
             break
+        threading.Thread(target=let_go_when_it_has_been_left, args=(futures[0]._crew,)).start()
 
     done: concurrent.futures.Future[None] = concurrent.futures.Future()
     done.set_result(None)
     futures = leave_by(first_only, gate)
     assert [future.result(0) for future in futures] == ["late"] * 3
-    release.join()
 
 
 def test_the_block_is_left_one_grace_after_the_wait():
@@ -186,6 +192,7 @@ def test_the_block_is_left_one_grace_after_the_wait():
         future = pool.submit(stuck, gate, begun)
         assert begun.wait(120)
         future.result(timeout=0.05)
+    assert pool._crew.events.flush(LONG)
     assert kinds == ["overdue", "abandoned"], "a grace between the two, and no rung in it"
     gate.set()
 
@@ -303,12 +310,12 @@ def test_a_cancelled_asyncio_wait_cancels_the_task():
 
     async def main(pool):
         future = asyncio.get_running_loop().run_in_executor(pool, task)
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, LONG)
         future.cancel()
         with pytest.raises(asyncio.CancelledError):
             await future
 
-    with ThreadPoolExecutor(1, grace=5) as pool:
+    with ThreadPoolExecutor(1, grace=LONG) as pool:
         asyncio.run(main(pool))
     assert pool.stats()["failed"] == 1
 

@@ -28,7 +28,7 @@ def test_a_future_with_a_key_is_done_only_when_its_record_is_on_disk(writer, gat
             gate.wait(120)
         return {"id": task["id"]}
 
-    with ThreadPoolExecutor(2, task_timeout=30, grace=0.02, checkpoint=writer) as pool:
+    with ThreadPoolExecutor(2, task_timeout=300, grace=0.02, checkpoint=writer) as pool:
         for name in ("good", "bad", "stuck"):
             options = pool.with_options(key=lambda task: task["id"], timeout=0.05 if name == "stuck" else None)
             future = options.submit(work, {"id": name})

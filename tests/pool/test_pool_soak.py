@@ -31,7 +31,7 @@ def test_a_few_hundred_tasks(soak, caplog):
 
 
 @pytest.mark.stress
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(580)
 def test_a_soak_leaves_no_allocation_behind(soak, caplog):
     """(Traced, which is slow. The script itself takes as many tasks as you have time for.)"""
     caplog.set_level(logging.CRITICAL, "threadsafe_timeout")

@@ -388,6 +388,7 @@ def tried_three_times(task):
 def test_is_a_time_limit(shape, task, caplog):
     caplog.set_level(logging.WARNING, "threadsafe_timeout")
     assert shape(task) == DEFAULT
+    assert all(pool._crew.events.flush(120) for pool in task.pools)
     told = [record for record in caplog.records if getattr(record, "event", None) == "limit"]
     pools = [pool for pool in task.pools if pool._crew.submitted]
     assert len(told) >= len(pools) >= 1
@@ -408,7 +409,7 @@ def test_a_time_limit_runs_the_tasks_clean_up_before_the_block_is_left():
         finally:
             cleaned.append(threading.current_thread().name)
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, grace=120) as pool:
         future = pool.submit(work)
         assert begun.wait(120)
         try:

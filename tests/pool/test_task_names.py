@@ -289,6 +289,7 @@ def test_two_tasks_of_one_function_are_told_apart(caplog):
         pool.on_event((events := []).append)
         first, second = pool.submit(expires, "q7", api_key="hunter2"), pool.submit(expires, object())
         errors = [future.exception(LONG) for future in (first, second)]
+    assert pool._crew.events.flush(LONG)
     assert [error.name for error in errors] == ["expires('q7', api_key=***) #1", "expires(<object>) #2"]
     assert {event.task for event in events} == {error.name for error in errors}
     assert {record.task for record in caplog.records} == {error.name for error in errors}

@@ -71,7 +71,7 @@ def test_the_exit_status_is_there_for_who_waits_and_no_zombie_is_left(pool):
 
     assert isinstance(cancelled(pool, task), DeadlineExceeded)
     until = time.monotonic() + BOUND
-    while status(held[0].pid) is not None:
+    while status(held[0].pid) is not None or held[0].returncode is None:  # the thread that reaps it writes that down next
         assert time.monotonic() < until, "it was not reaped"
         time.sleep(0.001)
     assert held[0].returncode == held[0].wait() == -signal.SIGKILL
@@ -119,6 +119,7 @@ def test_events_name_the_processes(patient):
         pids = []
         cancelled(patient, task)
         patient.shutdown()
+        assert patient._crew.events.flush(BOUND)
     kinds = [event.kind for event in events]
     assert kinds == ["overdue", "interrupting", "processes"]
     assert events[-1].pids == tuple(pids)

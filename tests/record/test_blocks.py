@@ -106,15 +106,19 @@ def test_a_block_that_goes_on_is_told_of_with_its_place(tmp_path: Path) -> None:
         from pathlib import Path
 
         def told():
-            return any('"overdue"' in file.read_text() for file in Path("runs_here").glob("runs/*/events.jsonl"))
+            for file in Path("runs_here").glob("runs/*/events.jsonl"):
+                if '"overdue"' in file.read_text():
+                    return True
+            return False
 
-        def goes_on():
+        def goes_on(scope):
             with threadsafe_timeout.shield(300):  # it is not to be interrupted before that is seen
+                scope.deadline = time.monotonic() + 0.05  # from here on: it cannot pass before this function is reached
                 while not told():
                     time.sleep(0.01)
 
-        with move_on_after(0.05, name="stubborn"):
-            goes_on()
+        with move_on_after(300, name="stubborn") as scope:
+            goes_on(scope)
         """,
     )
     [line] = of_kind(folder, "overdue")

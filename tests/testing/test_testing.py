@@ -3,9 +3,9 @@
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from blocked import LONG
 
 from threadsafe_timeout import deadline, move_on_after, sleep, time_remaining
 from threadsafe_timeout._timing import clock as _clock
@@ -37,10 +37,8 @@ def test_a_jump_returns_when_the_deadlines_were_acted_upon():
 
 
 def test_rate():
-    with MockClock(rate=1000) as clock:
-        began = time.perf_counter()
-        sleep(20)
-        assert time.perf_counter() - began < 10
+    with MockClock(rate=1e6) as clock:
+        sleep(100_000)  # else it would never end
         clock.rate = 0
         now = _clock.monotonic()
         assert _clock.monotonic() == now
@@ -49,14 +47,12 @@ def test_rate():
 
 
 def test_autojump():
-    began = time.perf_counter()
     with MockClock(autojump=0.01):
-        sleep(3600)
+        sleep(3600)  # else it would last an hour
         with move_on_after(1800) as scope:
             sleep(7200)
         assert scope.cancelled_caught
         assert time_remaining() == float("inf")
-    assert time.perf_counter() - began < 20
 
 
 def test_the_fixtures_are_found_where_the_package_is_installed(tmp_path):
@@ -80,12 +76,12 @@ def test_the_fixtures_are_found_where_the_package_is_installed(tmp_path):
 def test_frozen_time_neither_stops_nor_fires_a_deadline():
     import freezegun
     with freezegun.freeze_time("2020-01-01") as frozen:
-        with deadline(30) as scope:
+        with deadline(LONG) as scope:
             frozen.tick(3600)
             assert not scope.cancel_called
-            assert 0 < time_remaining() <= 30
+            assert 0 < time_remaining() <= LONG
         with move_on_after(0.02) as scope:
-            sleep(20)
+            sleep(LONG)
         assert scope.cancelled_caught
 
 
@@ -99,7 +95,7 @@ def test_widened_races_puts_everything_back():
     with move_on_after(0.01):
         sleep(20)  # the timer thread is there to stay
     assert _timer.settle(120)  # on 3.11 it sets the interval itself while it interrupts
-    before = sys.getswitchinterval(), _clock.monotonic, others()
+    before, threads = (sys.getswitchinterval(), _clock.monotonic), others()
     with widened_races(seed=1, noise_threads=2):
         assert _timer._take_due is not take_due, "it widens nothing"
         assert sys.getswitchinterval() < before[0]
@@ -107,4 +103,5 @@ def test_widened_races_puts_everything_back():
             sleep(20)
         assert scope.cancelled_caught
         assert _timer.settle(120)
-    assert (sys.getswitchinterval(), _clock.monotonic, others()) == before
+    assert (sys.getswitchinterval(), _clock.monotonic) == before
+    assert others() <= threads

@@ -77,7 +77,7 @@ def test_the_deadlines_of_other_threads_are_not_met_in_a_forked_child(gate):
     with deadline(3600) as mine:
         child = os.fork()
         if not child:
-            scopes = [getattr(entry[2], "__self__", None) for entry in _timer._heap]
+            scopes = [entry[2] for entry in _timer._heap]
             found = [one for one in scopes if isinstance(one, CancelScope)]
             os._exit(0 if found == [mine] else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from blocked import LONG, Blocked
+from blocked import LONG, Blocked, expire
 
 from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after
 
@@ -18,9 +18,10 @@ pytestmark = pytest.mark.usefixtures("installed")
 
 
 class Main:
-    """A coroutine that waits for ever, and takes its time to clean up."""
+    """A coroutine that waits for ever, and takes its time to clean up. If it `expires`, the scope around ends then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, expires: bool = False) -> None:
+        self.expires = expires
         self.cleaned_up = False
         self.closed_generator = False
 
@@ -35,6 +36,8 @@ class Main:
     async def __call__(self) -> None:
         self.generator = self.generate()
         await anext(self.generator)
+        if self.expires:
+            asyncio.get_running_loop().call_soon(expire, 0)  # when it waits
         try:
             await asyncio.Event().wait()
         finally:
@@ -76,8 +79,8 @@ class Awaitable:
     ids=["run", "by hand", "task", "awaitable"],
 )
 def test_a_loop_ends_with_the_scope_around_it(run):
-    main = Main()
-    with pytest.raises(DeadlineExceeded), deadline(1):  # enough for it to begin, on a busy machine too
+    main = Main(expires=True)
+    with pytest.raises(DeadlineExceeded), deadline(LONG):
         run(main)
     assert main.cleaned_up
     assert main.closed_generator
@@ -102,8 +105,8 @@ def test_a_loop_on_a_selector_of_the_programs_own_is_not_torn_apart():
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Selector())) as runner:
             runner.run(main())
 
-    main = Main()
-    with pytest.raises(DeadlineExceeded), deadline(1):
+    main = Main(expires=True)
+    with pytest.raises(DeadlineExceeded), deadline(LONG):
         run(main)
     assert main.cleaned_up
     assert main.closed_generator

@@ -10,8 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Pipe
 
 import pytest
-from blocked import LONG, Blocked
+from blocked import LONG, Blocked, expire
 from child_ends import forks
+from paces import at_some_pace
 from threadsafe_timeout_patches import _descriptors, _llm_call
 
 from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after, shield
@@ -59,11 +60,7 @@ def works_on(until):
 def test_a_process_forked_inside_a_scope_outlives_its_deadline():
     token = _llm_call._current.set(_llm_call.Call(None, Exception, is_llm=True))
     try:
-        with move_on_after(LONG), move_on_after(1) as scope:  # not less: the fork is in it
-            _timer.settle(LONG)
-            works = forked(lambda: works_on(scope.deadline + 0.2))
-            time.sleep(LONG)
-        assert scope.cancelled_caught
+        at_some_pace(fork_before_the_deadline)
         with CancelScope() as scope:
             scope.cancel()
             starts_late = forked(lambda: works_on(0))
@@ -71,9 +68,17 @@ def test_a_process_forked_inside_a_scope_outlives_its_deadline():
             may_cancel = forked(lambda: (scope.cancel(), time.sleep(0.001)))
     finally:
         _llm_call._current.reset(token)
-    assert reported(*works) == (True, True, 0, True)
     assert reported(*starts_late) == (False, True, 0, True)
     assert reported(*may_cancel) == (False, None)
+
+
+def fork_before_the_deadline(pace):
+    with move_on_after(LONG), move_on_after(0.5 * pace) as scope:
+        _timer.settle(LONG)
+        works = forked(lambda: works_on(scope.deadline + 0.2))
+        time.sleep(LONG)
+    assert scope.cancelled_caught
+    assert reported(*works) == (True, True, 0, True)
 
 
 @forks
@@ -90,8 +95,9 @@ def test_scopes_and_deadlines_in_a_process_forked_inside_a_scope_are_its_own():
 @forks
 def test_a_process_pool_that_was_first_used_inside_a_scope_goes_on():
     with ProcessPoolExecutor(1, mp_context=FORK) as pool:
-        with pytest.raises(DeadlineExceeded), deadline(0.3):
+        with pytest.raises(DeadlineExceeded), deadline(LONG):
             assert pool.submit(abs, -1).result() == 1
+            expire()
             time.sleep(LONG)
         assert pool.submit(time.sleep, 0.1).result(LONG) is None
         assert pool.submit(abs, -2).result(LONG) == 2
@@ -99,11 +105,14 @@ def test_a_process_pool_that_was_first_used_inside_a_scope_goes_on():
 
 @forks
 def test_a_forked_process_does_not_wake_its_parents_threads(pair):
-    left, right = pair
+    at_some_pace(lambda pace: fork_while_a_thread_receives(*pair, pace))
+
+
+def fork_while_a_thread_receives(left, right, pace):
     until = []
 
     def receive():
-        with move_on_after(0.3) as scope:
+        with move_on_after(0.3 * pace) as scope:
             until.append(scope.deadline)
             left.recv(1)
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._text import shown
-from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing.daemon_thread import DaemonThread
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Event", "EventKind", "Events", "Listener"]
 
 logger = logging.getLogger("threadsafe_timeout")
+_PARTS = 10
 
 EventKind = Literal[
     "overdue", "timed_out", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted",
@@ -183,16 +183,14 @@ class Events:
             del event
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was put has been told, at most `timeout` seconds."""
+        """Wait until all that was put has been told, at most `timeout` seconds. A machine that stands still meanwhile
+        takes one of its parts."""
         self.tell()
-        until = _clock.monotonic() + timeout
         with self.lock:
-            while self._teller is not None:
-                left = until - _clock.monotonic()
-                if left <= 0:
-                    return False
-                self._told.wait(left)
-        return True
+            return any(self._told.wait_for(self._is_quiet, timeout / _PARTS) for _ in range(_PARTS))
+
+    def _is_quiet(self) -> bool:
+        return self._teller is None
 
 
 def full_name(task: str, key: Any) -> str:

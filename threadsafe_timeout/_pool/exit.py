@@ -42,6 +42,7 @@ __all__ = [
 logger = logging.getLogger("threadsafe_timeout")
 
 INTERRUPTED_WAIT = 0.5  # seconds tasks get to end after Ctrl-C
+_LEAST_TELLING = 0.2  # seconds in which what was running is said, though it took all of those
 EXHAUSTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again
 _SAVING_WAIT = 10.0  # seconds in which pending results are saved before the process is left
 crews: weakref.WeakSet[Crew] = weakref.WeakSet()
@@ -60,7 +61,7 @@ def stop_interrupted(interrupted: Iterable[Crew]) -> None:
         _hurry_all(crew, crew.running())
     for crew in interrupted:
         crew.join(max(0.0, until - _clock.monotonic()))
-        crew.events.flush(max(0.05, until - _clock.monotonic()))
+        crew.events.flush(max(_LEAST_TELLING, until - _clock.monotonic()))
 
 
 def note_interrupted() -> None:

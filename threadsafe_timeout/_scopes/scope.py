@@ -283,7 +283,7 @@ class CancelScope:
     def _arm(self) -> None:
         # For _timer, under its lock. Moving a deadline may have put the scope into the list twice.
         if self._state is ACTIVE and self._entry is None and not self._cancelled and self._deadline != math.inf:
-            self._entry = _timer.push(self._deadline, self._expire)
+            self._entry = _timer.push(self._deadline, self)
             if self._state is not ACTIVE:  # left just now, without a look at the entry
                 _timer.disarm(self._entry)
 

@@ -80,11 +80,13 @@ class JournalLock:
         give_up = _SYSTEM.monotonic() + timeout
         wait = _FIRST_PAUSE
         while True:
+            # Before the try: however long this process then stands still, none is given up without a try in the end.
+            last = timeout >= 0 and _SYSTEM.monotonic() >= give_up
             try:
                 self._lock.acquire(timeout=0)
                 return
             except Timeout:
-                if timeout >= 0 and _SYSTEM.monotonic() >= give_up:
+                if last:
                     raise CheckpointLockTimeout(self.path, timeout, _holder(f"{self.path}.lock")) from None
             except FileNotFoundError:  # the directory vanished; the lock is needed to put the journal back
                 if os.path.isdir(os.path.dirname(self.path)):

@@ -211,8 +211,15 @@ def load_checkpoint(
     Raises `CheckpointCorrupt` for any other damage, `CheckpointUnavailable` if the file cannot be read, and
     `CheckpointVersionError` if it is not a journal.
     """
-    name, known, torn = os.path.realpath(os.fsdecode(path)), types_by_name(types), list[Damage]()
-    spills = _spill.find(name)
+    name, known = os.path.realpath(os.fsdecode(path)), types_by_name(types)
+    while (loaded := _load(name, known, progress)) is None:
+        pass
+    return loaded
+
+
+def _load(name: str, known: _Types, progress: Callable[[int], None] | None) -> Checkpoint | None:
+    """The journal with its spill files; None if the writer has moved one of them into the journal meanwhile."""
+    torn, spills = list[Damage](), _spill.find(name)
     with ExitStack() as stack:
         loaded: Checkpoint | None = None
         try:
@@ -223,7 +230,10 @@ def load_checkpoint(
         else:
             loaded = _load_journal(name, stream, known, torn, progress)
         for spill in spills:
-            loaded = _load_spill(name, spill, loaded, known)
+            try:
+                loaded = _load_spill(name, spill, loaded, known)
+            except CheckpointNotFound:
+                return None
     assert loaded is not None
     if torn:
         loaded.torn = end = torn[0]

@@ -44,7 +44,8 @@ __all__ = ["Link"]
 _dask: Any = distributed  # its types are only half there
 logger = logging.getLogger("threadsafe_timeout")
 
-_CONNECT = 10.0  # seconds for one attempt to connect
+_CONNECT = 10.0  # seconds for one attempt to connect, and to take leave
+_ANSWER = 60.0  # seconds for a scheduler that is there to take up a client: on a machine that stands still, too
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two of them
 _LOOK = 5.0  # seconds between two looks whether the client is there; an answer, or its loss, is told at once
 _PATIENCE = 30.0  # seconds that tasks wait for a cluster without workers, before the log says so
@@ -124,7 +125,7 @@ class Link:
 
     def _connect(self) -> Any:
         _probe(self.address)
-        client = _dask.Client(self._ends.cluster or self.address, timeout=_CONNECT, set_as_default=False)
+        client = _dask.Client(self._ends.cluster or self.address, timeout=_ANSWER, set_as_default=False)
         try:
             client.subscribe_topic(self._topic, functools.partial(_hear, self._attempts))
             client.register_plugin(Letting())

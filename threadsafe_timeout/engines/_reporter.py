@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ class PhaseReporter(Reporter):
         self._doing = Doing(0)
         self._told_at = -_EVERY
         self._due = False  # it is told soon
+        self._telling = threading.Lock()  # so that the last message has the last state
         super().__init__(pipe)
 
     def llm_begins(self, call: LLMCall) -> None:
@@ -117,7 +119,8 @@ class PhaseReporter(Reporter):
     def _tell(self) -> None:
         self._due = False  # before it looks: what changes from here on is told later
         self._told_at = _clock.monotonic()
-        self._send({"doing": self._doing.told()})
+        with self._telling:
+            self._send({"doing": self._doing.told()})
 
 
 def _short(text: str | None) -> str | None:

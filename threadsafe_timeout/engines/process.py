@@ -40,7 +40,7 @@ from threadsafe_timeout.engines.sending import check_extra, pack_call, traceback
 __all__ = ["Answer", "about_task", "isolated", "outcome_of", "run_packed", "task_name"]
 
 _LOOK = 0.25  # seconds between two looks whether the process is there; its answer, or its end, is told at once
-_MOMENT = 5.0  # seconds for pebble to say that a process has ended which has
+_LOOKS = 20  # of those: for pebble to say that a process has ended which has. A machine that stands still takes one
 
 
 Answer = tuple[str, Any, str]
@@ -173,27 +173,30 @@ class _Process:
             return
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGTERM)
-        first = min(_LOOK, grace / 2)
-        self._wait(first)
-        self._ask_where()
-        self._wait(grace - first)
+        until, look, asked = _clock.monotonic() + grace, min(_LOOK, grace / 2), False
+        while not asked and (left := until - _clock.monotonic()) > 0 and not self._future.done() and self._runs():
+            self._wait(min(look, left))
+            asked = self._ask_where()
+        self._wait(until - _clock.monotonic())
         if not self._future.done():
             self.end()
             _around.raise_if_cancelled()  # not after pebble has noticed: the pool's next step is near
 
-    def _ask_where(self) -> None:
-        """Have the stacks written, also if no handler of Python's can run there.
+    def _ask_where(self) -> bool:
+        """Have the stacks written, also if no handler of Python's can run there. False: not yet.
 
         Not while the main thread has not taken SIGTERM. Linux gives the second signal to another thread, which may take
         the first one too: then a main thread that waits in C would not run its handler.
         """
         self.reports.take()
         number = _dump_signal.SIGNAL
-        if number is None or not self.reports.stacks or self._future.done() or not self._runs():
-            return
-        if not is_pending(self.pid, signal.SIGTERM):
-            with contextlib.suppress(OSError):
-                os.kill(self.pid, number)
+        if number is None or self._future.done() or not self._runs():
+            return True
+        if not self.reports.stacks or is_pending(self.pid, signal.SIGTERM):
+            return False
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, number)
+        return True
 
     def _wait(self, seconds: float | None) -> None:
         until = None if seconds is None else _clock.monotonic() + seconds
@@ -220,7 +223,10 @@ class _Process:
         self.end_if_over()
         code = None
         try:
-            answer: Answer = pickle.loads(self._future.result(_MOMENT))
+            for _ in range(_LOOKS):
+                if not self._future.done():
+                    self._waiter.wait_for(_LOOK)
+            answer: Answer = pickle.loads(self._future.result(0))
             self.reports.take()
             return answer
         except ProcessExpired as exc:

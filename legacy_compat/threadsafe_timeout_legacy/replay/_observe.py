@@ -10,7 +10,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,22 +151,42 @@ def observe(run: str, workspace: Workspace, decide: Callable[[Watched], str | No
     files = _Files(workspace.work)
     observation = Observation(run, _clock.monotonic(), command=workspace.command, difference=workspace.difference)
     observation.load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    with (workspace.folder / "output.txt").open("ab") as output:
-        process = subprocess.Popen(
-            workspace.command, cwd=workspace.work, env=workspace.environment, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        # What a signal raises within Popen would leave the process running, and nobody with its pid.
+        with _signals_afterwards(), (workspace.folder / "output.txt").open("ab") as output:
+            process = subprocess.Popen(
+                workspace.command, cwd=workspace.work, env=workspace.environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )
         _watch(process, files, observation, decide)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     if files.look():
         observation.samples.append(_sample(files, observation.stopped, observation.threads_at_end))
     observation.successes = files.successes
     observation.save(workspace.folder)
     return observation
+
+
+@contextlib.contextmanager
+def _signals_afterwards() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM wait for the end of this block. (Only the main thread is struck by what they raise.)"""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in came:
+        signal.raise_signal(late)
 
 
 def _sample(files: _Files, now: float, threads: int) -> Sample:

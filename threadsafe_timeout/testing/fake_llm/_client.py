@@ -22,7 +22,7 @@ from threadsafe_timeout.testing.fake_llm._options import TASK_PATTERN, ServerOpt
 __all__ = ["FakeLLM"]
 
 _START_SECONDS = 120.0  # a machine that is busy with the runner under test starts an interpreter slowly
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 60.0  # until then it may write the end of its log
 
 
 class FakeLLM:
