@@ -305,7 +305,7 @@ anything = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(anything, max_size=12))
 def test_no_message_crashes_the_guard(messages):
     guard = LoopGuard(experience=Experience())
@@ -411,7 +411,7 @@ times = st.sampled_from(["10:00:01", "12:34:56.7", "2026-01-02 03:04:05", "2026-
 line = st.lists(st.sampled_from(["a", "job", "7", "8", "count 3", "done", "\n"]) | times, max_size=12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(line, st.data())
 def test_results_alike_but_for_their_times_are_not_ruled_out(words, data):
     other = [data.draw(times) if word[0].isdigit() and len(word) > 2 else word for word in words]
