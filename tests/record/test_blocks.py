@@ -81,10 +81,11 @@ def test_a_program_that_ends_while_its_record_is_begun_says_its_last_line_all_th
         """
         import asleep
         from threadsafe_timeout._record import switch
-        loaded = switch._loaded
+        loaded, begun = switch._loaded, threading.Event()
 
         def at_the_exit(name):  # the record has begun, and what says the last line has not
             if name == "summary_lines" and threading.current_thread() is not threading.main_thread():
+                begun.set()
                 while threading.main_thread().is_alive():
                     time.sleep(0.01)
                 asleep.wait_until_asleep(asleep.main_thread)
@@ -93,6 +94,7 @@ def test_a_program_that_ends_while_its_record_is_begun_says_its_last_line_all_th
         switch._loaded = at_the_exit
         with move_on_after(0.05):
             time.sleep(300)
+        begun.wait()
         """,
     )
     assert f"threadsafe-timeout: 1 deadline of a block passed; see the run: threadsafe-timeout report {folder}" in said
