@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from conditions import until
 from runs import events, folders, of_kind, run, status
 
 from threadsafe_timeout import AsyncPool
@@ -247,12 +248,11 @@ def test_a_coroutine_that_blocks_its_loop_is_where_the_thread_of_the_loop_is() -
         from threadsafe_timeout.engines._async_crew import crews
 
         [crew] = [one for one in crews if one.ident == thread.ident and one.running]
-        until = time.monotonic() + 120
-        while True:
-            lines = {line["where"][2].rpartition(".")[2]: line["phase"] for line in worker_lines(crew, time.time())}
-            if lines == {"waits": "lock", "block": "lock"}:  # a moment later: it is on its way to the wait
-                break
-            assert time.monotonic() < until, lines
+
+        def lines() -> dict[str, str]:
+            return {line["where"][2].rpartition(".")[2]: line["phase"] for line in worker_lines(crew, time.time())}
+
+        until(lambda: lines() == {"waits": "lock", "block": "lock"}, lines)  # it may be on its way to the wait
         suspect = holder._suspect(thread)  # if the interpreter had stood still
         assert suspect.name.endswith(".blocks #2")
         assert holder._events_of(suspect) is crew.events

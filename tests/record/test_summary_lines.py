@@ -9,7 +9,6 @@ import io
 import logging
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import rich.console
 import rich.progress
 import tqdm
 from blocked import acquire
+from conditions import until
 
 import threadsafe_timeout
 from threadsafe_timeout import AsyncPool, ThreadPoolExecutor
@@ -66,10 +66,7 @@ def five() -> None:
 
 def counted(pool: ThreadPoolExecutor) -> None:
     """Wait until its tasks are counted: their futures are done a moment earlier."""
-    until = time.monotonic() + 120
-    while pool.stats()["running"]:
-        assert time.monotonic() < until
-        time.sleep(0.001)
+    until(lambda: not pool.stats()["running"], pool.stats)
 
 
 def said(stream: io.StringIO) -> list[str]:
@@ -218,10 +215,7 @@ def test_nothing_is_held_of_a_pool_that_is_over_but_its_counts(terminal: Termina
         pool.submit(abs, 1).result()
         pool.shutdown()
         del mine, pool
-        until = time.monotonic() + 100
-        while not gone.is_set():
-            assert time.monotonic() < until
-            gc.collect()
+        until(lambda: (gc.collect(), gone.is_set())[1])
     assert said(terminal)[-1].endswith(" 1 done, 0 failed, 0 timed out")
 
 
