@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,14 +35,15 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def arrows() -> list[Arrow]:
+@functools.cache
+def arrows() -> tuple[Arrow, ...]:
     """All imports of one module of the library by another, once each."""
     known = modules()
     found = set()
     for name, path in known.items():
         for imported, when in _imports(ast.parse(path.read_text(encoding="utf-8")), "at once", known):
             found.add(Arrow(name, imported, when))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def _imports(node: ast.AST, when: str, known: dict[str, Path]) -> Iterator[tuple[str, str]]:

@@ -111,7 +111,9 @@ class Run:
         limit = settings().task_timeout
         if limit is None and isinstance(timeout, int | float) and timeout > 0:
             limit = float(timeout)
-        options = TaskOptions(timeout=limit, name=key, settle=lambda outcome: self._settle(task, key, outcome))
+        with self._lock:
+            saves = self._writer is not None
+        options = TaskOptions(limit, key, lambda outcome: self._settle(task, key, outcome), saves=saves)
         return (self._noting(original, key) if _lives.supervised else original), options
 
     def _noting(self, original: Callable[..., Any], key: str) -> Callable[..., Any]:

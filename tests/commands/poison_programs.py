@@ -64,7 +64,8 @@ BAD = {
     "computes with the GIL": "re.match('(a+)+$', 'a' * 200 + 'b')",
     "deadlock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
     "crashes": "ctypes.string_at(0)",
-    "is sent a signal": "os.kill(os.getpid(), signal.SIGSEGV); time.sleep(600)",  # another thread may take it
+    # Another thread may take it, a moment later; one that waits by then is not suspected.
+    "is sent a signal": "os.kill(os.getpid(), signal.SIGSEGV)\n    while True: pass",
     "is killed": "os.kill(os.getpid(), signal.SIGKILL)",
 }
 

@@ -46,7 +46,7 @@ def test_everything_that_is_installed_is_applied_and_has_a_version(capsys):
 
 
 def test_what_was_left_out_by_settings_says_by_which(capsys, monkeypatch):
-    monkeypatch.setenv("THREADSAFE_TIMEOUT_PATCHES", "-time")
+    monkeypatch.setenv("THREADSAFE_TIMEOUT_PATCHES", "futures")  # all of them are imported by the test above
     monkeypatch.setenv("THREADSAFE_TIMEOUT_GRACE", "4")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     status, found = doctor(capsys)
@@ -70,7 +70,8 @@ def test_before_install_it_says_so():
     assert "install() has not been called" in report()
 
 
-def test_a_report_tells_what_the_json_does(capsys):
+def test_a_report_tells_what_the_json_does(capsys, monkeypatch):
+    monkeypatch.setenv("THREADSAFE_TIMEOUT_PATCHES", "futures,time")  # else the command imports all clients
     install(grace=3)
     text = report()
     for name, state in states(examine()).items():
@@ -206,7 +207,8 @@ def test_out_of_range_and_failing_patches_are_left_out_and_the_rest_goes_on(some
     assert "missing could not be loaded (ModuleNotFoundError" in done.stderr
 
 
-def test_the_exit_status_tells_of_problems(somebodys, tmp_path):
+def test_the_exit_status_tells_of_problems(somebodys, tmp_path, monkeypatch):
+    monkeypatch.setenv("THREADSAFE_TIMEOUT_PATCHES", "old")
     done = python(f"import sys; sys.path.insert(0, {str(somebodys)!r}); from threadsafe_timeout.cli import main; sys.exit(main(['doctor']))", tmp_path, status=1)
     assert "! old " in done.stdout
     assert "oldlib: out of range: oldlib 0.9 is installed" in done.stdout

@@ -90,6 +90,44 @@ def test_a_killed_runner_goes_on(name: str, seed: int) -> None:
     assert whole * 3 <= len(inner)
 
 
+COUNTED = """
+from concurrent.futures import ThreadPoolExecutor
+from threadsafe_timeout.checkpoint import checkpointed
+
+def double(number):
+    return 2 * number
+
+def no_data(number):
+    return object()
+
+@checkpointed("other.jsonl", key=str)
+def kept(number):
+    return number
+
+with ThreadPoolExecutor(2) as pool:
+    for function, count in ((double, 3), (no_data, 2)):
+        list(pool.map(function, range(count)))
+kept(1)
+"""
+
+
+def test_what_is_saved_is_counted_in_the_files_of_its_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """However it is saved. A task whose result is no data is not."""
+    Path("runner.py").write_text(COUNTED, encoding="utf-8")
+    with started("--set", "summary=on", "runner.py") as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err.decode()
+    assert "5 done, 0 failed, 0 timed out, 4 saved; " in err.decode()
+    [run] = Path(".threadsafe_timeout/runs").iterdir()
+    assert json.loads((run / "status.json").read_text())["totals"]["saved"] == 4
+    ticks = [line for line in map(json.loads, (run / "events.jsonl").read_text().splitlines()) if line["kind"] == "tick"]
+    assert ticks[-1]["saved"] == 4
+    assert main(["report", "-o", "-"]) == 0
+    page = capsys.readouterr().out
+    assert "3 finished tasks are in the journal" in page
+    assert "before it was killed" not in page
+
+
 def test_a_run_that_ended_is_begun_anew() -> None:
     code, number, _, _ = PROGRAMS["map"]
     Path("runner.py").write_text(code, encoding="utf-8")

@@ -42,6 +42,12 @@ Thread 0x0000000000000013 (most recent call first):
 Thread 0x0000000000000014 (most recent call first):
   File "/site-packages/threadsafe_timeout/_pool/task_scope.py", line 20 in run_in_scope
 
+Thread 0x0000000000000015 (most recent call first):
+  File "/site-packages/threadsafe_timeout/checkpoint/_writer.py", line 263 in _commit
+
+Thread 0x0000000000000016 (most recent call first):
+  File "/site-packages/threadsafe_timeout/checkpoint/_values.py", line 20 in dumps
+
 Extension modules: _ctypes (total: 1)
 """
 pytestmark = [
@@ -87,7 +93,7 @@ def test_one_in_a_hundred(bad: str) -> None:
 def test_what_stacks_tell() -> None:
     stacks = STACKS.format(stdlib=sysconfig.get_path("stdlib"))
     assert threads.crashed_thread(stacks) == 0x11
-    assert threads.resting(stacks) == [0x10, 0x13]
+    assert threads.resting(stacks) == [0x10, 0x13, 0x15]
     assert threads.crashed_thread(stacks.partition("\n")[2]) is None
     assert threads.resting("") == []
 

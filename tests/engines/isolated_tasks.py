@@ -8,39 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import threadsafe_timeout
 from threadsafe_timeout._guard.loops import Loop
 from threadsafe_timeout._guard.watch import tell_pool
 from threadsafe_timeout._patching.install import installed
-from threadsafe_timeout._processes.tree import status
 from threadsafe_timeout._scopes.around import current_scope
 
 LONG = 240.0  # seconds, for what comes as soon as the machine has time
-
-
-def wait_gone(pid: int) -> None:
-    """For the test: until that process has ended."""
-    until = time.monotonic() + LONG
-    while (found := status(pid)) is not None and found.running:
-        assert time.monotonic() < until, f"process {pid} still runs: {found}"
-        time.sleep(0.01)
-
-
-def wait_for(path: Path) -> str:
-    """For the test: what a task has said there."""
-    wait_until(path.exists)
-    return path.read_text()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """For the test: until it holds."""
-    until = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < until, f"{condition} does not hold"
-        time.sleep(0.01)
 
 
 class Refused(Exception):

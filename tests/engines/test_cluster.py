@@ -16,6 +16,7 @@ from pathlib import Path
 
 import isolated_tasks as tasks
 import pytest
+from conditions import said_in, until_ended
 
 from threadsafe_timeout import CannotBeSent, DeadlineExceeded, MissingExtraError, TaskProcessDied
 from threadsafe_timeout.checkpoint import CheckpointWriter, load_checkpoint
@@ -90,13 +91,13 @@ class Caller:
 def test_a_stuck_task_is_killed_when_all_threads_are_busy(pool: DaskExecutor, stick, tmp_path: Path):
     begun = [tmp_path / "0", tmp_path / "1"]
     stuck = [pool.submit(stick, path) for path in begun]
-    pids = [int(tasks.wait_for(path)) for path in begun]
+    pids = [int(said_in(path)) for path in begun]
     for future in stuck:
         assert not future.cancel()
         with pytest.raises(DeadlineExceeded, match=stick.__name__):
             future.result(LONG)
     for pid in pids:
-        tasks.wait_gone(pid)
+        until_ended(pid)
     assert pool.submit(tasks.add, 1, 2).result(LONG)[0] == 3
 
 
@@ -106,7 +107,7 @@ def test_a_deadline_ends_it_there_and_is_saved(pool: DaskExecutor, tmp_path: Pat
     assert isinstance(error, DeadlineExceeded)
     assert error.budget == 0.3
     if (tmp_path / "begun").exists():  # else its process had no time to begin
-        tasks.wait_gone(int((tmp_path / "begun").read_text()))
+        until_ended(int((tmp_path / "begun").read_text()))
     assert pool.with_options(key="good").submit(tasks.add, 1, 2).result(LONG)[0] == 3
     records = load_checkpoint(tmp_path / "journal.jsonl")
     statuses = {key: record.status for key, record in records.items()}
@@ -119,7 +120,7 @@ def test_time_in_the_clusters_queue_does_not_count(pool: DaskExecutor, tmp_path:
     with wide:
         stuck = [wide.submit(tasks.hold_the_gil, tmp_path / name) for name in ("0", "1")]
         for name in ("0", "1"):
-            tasks.wait_for(tmp_path / name)
+            said_in(tmp_path / name)
         waits = wide.with_options(timeout=50).submit(tasks.look_around)
         while waits._scope is None or waits._scope.deadline != float("inf"):  # type: ignore[attr-defined]
             assert not waits.done()
@@ -139,11 +140,11 @@ def test_a_program_that_is_killed_leaves_no_task(pool: DaskExecutor, tmp_path: P
         [sys.executable, "-c", code, pool._link.address, tmp_path / "begun"], env={**os.environ, "PYTHONPATH": path}
     )
     try:
-        pid = int(tasks.wait_for(tmp_path / "begun"))
+        pid = int(said_in(tmp_path / "begun"))
     finally:
         program.kill()
         program.wait()
-    tasks.wait_gone(pid)
+    until_ended(pid)
 
 
 def test_one_that_is_cancelled_while_its_answer_is_fetched_keeps_no_other_from_it(

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import cluster_tasks as tasks
 import pytest
-from isolated_tasks import LONG, wait_gone, wait_until
+from conditions import until, until_ended
+from isolated_tasks import LONG
 
 from threadsafe_timeout import DeadlineExceeded
 from threadsafe_timeout.checkpoint import CheckpointWriter, load_checkpoint
@@ -93,7 +94,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     finally:
         cluster.end()
         for file in (tmp_path / "begun").iterdir():
-            wait_gone(int(file.name.split("-")[1]))  # a task ends with its worker
+            until_ended(int(file.name.split("-")[1]))  # a task ends with its worker
 
 
 def begun(folder: Path) -> list[str]:
@@ -128,12 +129,12 @@ def check(folder: Path, futures) -> None:
 def test_a_node_that_is_killed_and_one_that_is_frozen(cluster: Cluster, tmp_path: Path):
     nodes = [cluster.start_node() for _ in range(3)]
     with CheckpointWriter(tmp_path / "journal.jsonl") as writer, pool_on(cluster, writer) as pool:
-        wait_until(lambda: nodes_of(pool) == 3)
+        until(lambda: nodes_of(pool) == 3)
         submit = pool.with_options(key=lambda _folder, number: number).submit
         futures = [submit(tasks.slow_double, tmp_path / "begun", number) for number in range(TASKS)]
-        wait_until(lambda: len(begun(tmp_path)) > TASKS // 4)
+        until(lambda: len(begun(tmp_path)) > TASKS // 4)
         os.killpg(nodes[0].pid, signal.SIGKILL)
-        wait_until(lambda: len(begun(tmp_path)) > TASKS // 2)
+        until(lambda: len(begun(tmp_path)) > TASKS // 2)
         os.killpg(nodes[1].pid, signal.SIGSTOP)
         check(tmp_path, futures)
 
@@ -143,7 +144,7 @@ def test_a_scheduler_that_is_killed_and_comes_back(cluster: Cluster, tmp_path: P
     with CheckpointWriter(tmp_path / "journal.jsonl") as writer, pool_on(cluster, writer) as pool:
         submit = pool.with_options(key=lambda _folder, number: number).submit
         futures = [submit(tasks.slow_double, tmp_path / "begun", number) for number in range(TASKS)]
-        wait_until(lambda: len(begun(tmp_path)) > TASKS // 4)
+        until(lambda: len(begun(tmp_path)) > TASKS // 4)
         os.killpg(cluster.scheduler.pid, signal.SIGKILL)
         cluster.scheduler.wait(LONG)
         cluster.start_scheduler()
@@ -156,12 +157,12 @@ def test_a_scheduler_that_stays_away(cluster: Cluster, tmp_path: Path):
     with pool_on(cluster, None, reconnect=1) as pool:
         futures = [pool.submit(tasks.slow_double, tmp_path / "begun", number, 600) for number in range(10)]
         bounded = pool.with_options(deadline=time.monotonic() + 600).submit(tasks.slow_double, tmp_path / "begun", 0)
-        wait_until(lambda: begun(tmp_path))
+        until(lambda: begun(tmp_path))
         os.killpg(cluster.scheduler.pid, signal.SIGKILL)
         for future in [*futures, bounded]:
             assert isinstance(future.exception(LONG), ClusterLost)
         assert "not back within 1 s" in str(futures[0].exception())
-    wait_until(lambda: not any(thread.name.startswith("IO loop") for thread in threading.enumerate()))
+    until(lambda: not any(thread.name.startswith("IO loop") for thread in threading.enumerate()))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -190,7 +191,7 @@ def test_a_storm_of_killed_workers(seed: int, tmp_path: Path, monkeypatch: pytes
                 else pool.submit(tasks.slow_double, tmp_path / "begun", number, 0.2)
                 for number in range(150)
             ]
-            wait_until(lambda: all(future.done() for future in futures))
+            until(lambda: all(future.done() for future in futures))
         finally:
             over.set()
             killer.join()
@@ -201,5 +202,5 @@ def test_a_storm_of_killed_workers(seed: int, tmp_path: Path, monkeypatch: pytes
         else:
             assert future.result(0) == 2 * number
     for name in begun(tmp_path):
-        wait_gone(int(name.split("-")[1]))
-    wait_until(lambda: not pool.stats()["abandoned_alive"])  # no thread of the pool stays behind
+        until_ended(int(name.split("-")[1]))
+    until(lambda: not pool.stats()["abandoned_alive"])  # no thread of the pool stays behind

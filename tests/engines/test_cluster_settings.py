@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from isolated_tasks import LONG, wait_gone
+from conditions import until_ended
+from isolated_tasks import LONG
 
 import threadsafe_timeout
 from threadsafe_timeout import SettingError, _settings
@@ -99,7 +100,7 @@ def test_a_program_that_is_killed_goes_on_from_its_journal(tmp_path: Path):
         first.kill()
         first.wait()
     for file in (tmp_path / "begun").iterdir():
-        wait_gone(int(file.name.split("-")[1]))
+        until_ended(int(file.name.split("-")[1]))
     (tmp_path / "go").touch()
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.stdout == "[0, 1, 4, 9, 16, 25]\n", done.stderr

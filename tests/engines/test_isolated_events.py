@@ -14,6 +14,7 @@ from typing import Any
 
 import isolated_tasks as tasks
 import pytest
+from conditions import said_in, until
 
 import threadsafe_timeout
 from threadsafe_timeout import DeadlineExceeded, Event, ThreadPoolExecutor
@@ -42,14 +43,6 @@ def heard() -> Iterator[Callable[[ThreadPoolExecutor], list[Event]]]:
     yield hear
     for one in listeners:
         one.unregister()
-
-
-def until(found: Callable[[], Any]) -> Any:
-    end = time.monotonic() + LONG
-    while not (value := found()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return value
 
 
 def line_of(pool: ThreadPoolExecutor) -> dict[str, Any]:
@@ -118,7 +111,7 @@ def test_where_a_killed_task_stood_is_told(
     with caplog.at_level(logging.WARNING, logger.name), ThreadPoolExecutor(1, isolate="process", grace=LONG) as pool:
         events = heard(pool)
         future: Any = pool.submit(tasks.hold_the_gil, tmp_path / "begun")
-        pid = int(tasks.wait_for(tmp_path / "begun"))
+        pid = int(said_in(tmp_path / "begun"))
         line = line_of(pool)
         assert (line["phase"], line.get("where"), line.get("stack", [])) == ("process", None, [])
         future.cancel()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import isolated_tasks as tasks
 import pytest
+from conditions import said_in, until, until_ended
 from stuck_modes import MODES, WIDTH, Hold, Mode
 
 from threadsafe_timeout import DeadlineExceeded, ThreadPoolExecutor
@@ -49,7 +50,7 @@ def test_the_good_finish_and_the_stuck_end(mode: Mode, engine: Callable[[], Thre
     with engine() as pool:
         stuck = [pool.submit(stick, mode.name, urls, path) for path in begun]
         good = [pool.submit(tasks.add, number, 1) for number in range(WIDTH)]
-        pids = [int(tasks.wait_for(path)) for path in begun]
+        pids = [int(said_in(path)) for path in begun]
         for future in stuck:
             future.cancel()  # as a deadline does, but not before it has begun
         assert [future.result(tasks.LONG)[0] for future in good] == [1, 2, 3, 4]
@@ -57,8 +58,8 @@ def test_the_good_finish_and_the_stuck_end(mode: Mode, engine: Callable[[], Thre
             with pytest.raises(DeadlineExceeded, match="stick"):
                 future.result(tasks.LONG)
     for pid in pids:
-        tasks.wait_gone(pid)
-    tasks.wait_until(lambda: not pool.stats()["abandoned_alive"])  # a slow machine may take more than two graces
+        until_ended(pid)
+    until(lambda: not pool.stats()["abandoned_alive"])  # a slow machine may take more than two graces
     stats = pool.stats()
     assert stats["submitted"] == 2 * WIDTH
     assert stats["completed"] == WIDTH

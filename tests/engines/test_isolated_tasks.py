@@ -12,6 +12,7 @@ from pathlib import Path
 
 import isolated_tasks as tasks
 import pytest
+from conditions import said_in, until_ended
 
 import threadsafe_timeout
 from threadsafe_timeout import CannotBeSent, DeadlineExceeded, MissingExtraError, TaskProcessDied, ThreadPoolExecutor
@@ -60,11 +61,11 @@ def test_an_error_has_its_type_and_its_traceback_as_text(pool: ThreadPoolExecuto
 def test_a_stuck_task_is_killed_with_its_children_and_its_slot_is_free(stick, tmp_path: Path):
     with ThreadPoolExecutor(1, isolate="process", grace=0.2) as pool:
         future = pool.submit(stick, tmp_path / "begun")
-        pid = int(tasks.wait_for(tmp_path / "begun"))
+        pid = int(said_in(tmp_path / "begun"))
         future.cancel()
         with pytest.raises(DeadlineExceeded, match=stick.__name__):
             future.result(LONG)
-        tasks.wait_gone(pid)
+        until_ended(pid)
         assert pool.submit(tasks.add, 1, 2).result(LONG)[0] == 3
 
 
@@ -78,7 +79,7 @@ def test_a_deadline_ends_it():
 def test_a_cancelled_task_may_clean_up(tmp_path: Path):
     with threadsafe_timeout.patched(checkpoint="off"), ThreadPoolExecutor(1, isolate="process", grace=LONG) as pool:
         future = pool.submit(tasks.clean_up, tmp_path / "begun")
-        tasks.wait_for(tmp_path / "begun")
+        said_in(tmp_path / "begun")
         future.cancel()
         assert isinstance(future.exception(LONG), DeadlineExceeded)
         assert (tmp_path / "begun.cleaned").exists()
@@ -97,7 +98,7 @@ def test_a_process_that_dies_says_of_what(pool: ThreadPoolExecutor, tmp_path: Pa
     assert (str(copy), copy.exitcode, copy.pid) == (str(error), 7, error.pid)
     dead = pool.submit(tasks.start_child_and_die, tmp_path / "begun")
     assert isinstance(dead.exception(LONG), TaskProcessDied)
-    tasks.wait_gone(int((tmp_path / "begun").read_text()))
+    until_ended(int((tmp_path / "begun").read_text()))
 
 
 def test_memory_has_a_limit():

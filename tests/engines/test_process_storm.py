@@ -14,6 +14,7 @@ from pathlib import Path
 import isolated_tasks as tasks
 import pytest
 from asleep import ON_PATH
+from conditions import until_ended
 
 from threadsafe_timeout import DeadlineExceeded, TaskProcessDied, ThreadPoolExecutor
 
@@ -48,7 +49,7 @@ def test_a_program_that_is_killed_leaves_no_process(tmp_path: Path):
         program.kill()
         program.wait()
     for name in ("holds", "child"):
-        tasks.wait_gone(int((tmp_path / name).read_text()))
+        until_ended(int((tmp_path / name).read_text()))
 
 
 @pytest.mark.stress
@@ -92,7 +93,7 @@ def test_a_storm_of_kills(seed: int, tmp_path: Path):
         else:
             assert future.result(0) == 2 * number
     for name in os.listdir(pids):
-        tasks.wait_gone(int(name))
+        until_ended(int(name))
 
 
 def with_suppressed_kill(pid: int) -> None:

@@ -135,12 +135,12 @@ def one_line_makes_the_stalled_batch_end(version, work, minute):
     assert loop["tool_coverage_rate"] is not None, "the executor's own evaluation ran"
 
 
-@pytest.mark.parametrize("version", ["2025-08-16", "last"])
-def test_killed_and_started_again_nothing_finished_runs_twice(version, tmp_path):
+@pytest.mark.parametrize(("version", "kills"), [("2025-08-16", (2, 5)), ("last", (3,))])
+def test_killed_and_started_again_nothing_finished_runs_twice(version, kills, tmp_path):
     script = prepare(tmp_path, version)
     with FakeLLM(mix={"good": 8, "hang": 2, "trickle": 2}, seed=5, minute=MINUTE, deadline=10 * MINUTE) as server:
         saved_before: set[str] = set()
-        for count in (2, 5):
+        for count in kills:
             server.begin_run(f"killed at {count}")
             # What hangs outlasts the kill, on a busy machine too: a run that had ended would not be gone on with.
             with started(script, tmp_path, server, minute=100 * MINUTE) as process:
@@ -278,12 +278,13 @@ def test_a_run_that_ended_is_kept_aside_and_the_next_starts_afresh(tmp_path):
     script = prepare(tmp_path, "last")
     with FakeLLM(mix={"good": 1}, minute=MINUTE) as server:
         for _ in range(2):
-            with started(script, tmp_path, server, minute=60 * MINUTE) as process:  # enough for all, on any machine
+            # A minute in which all of them are done, on any machine.
+            with started(script, tmp_path, server, "--num-tasks", "4", minute=60 * MINUTE) as process:
                 assert process.wait(120) == 0, (tmp_path / "out.txt").read_text()
     journals = sorted((tmp_path / ".threadsafe_timeout").glob("*.jsonl"))
     assert len(journals) == 2
-    assert [len(load_checkpoint(path)) for path in journals] == [TASKS, TASKS]
-    assert database(tmp_path)["summary"]["total_tests"] == 2 * TASKS
+    assert [len(load_checkpoint(path)) for path in journals] == [4, 4]
+    assert database(tmp_path)["summary"]["total_tests"] == 8
 
 
 def test_adaptive_batches_end_too(tmp_path):

@@ -18,7 +18,8 @@ from threadsafe_timeout.testing.fake_llm import FakeLLM
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(580)]
 
 TASKS = 6
-PACE = 5.0  # seconds of a legacy minute: in 10 of them a task ends on any machine
+PACE = 60.0  # seconds of a legacy minute: in one of them what is asked is answered, on any machine
+SERVER_PACE = 0.5
 # From docs/scaling.md: what makes the bound method of the runner, whose locks cannot travel, anew.
 FACTORY = '''
 from batch_test_runner import BatchTestRunner
@@ -58,11 +59,11 @@ def timeless(value: Any) -> Any:
         return {key: timeless(part) for key, part in value.items() if not (key in TIMES or "time" in key)}
     if isinstance(value, list):
         return [timeless(part) for part in value]
-    return value
+    return round(value, 9) if isinstance(value, float) else value  # sums depend on the order
 
 
 def test_the_results_are_the_same(tmp_path: Path):
-    with FakeLLM(mix={"good": 2, "error500": 1}, seed=5, minute=PACE) as server:
+    with FakeLLM(mix={"good": 2, "error500": 1}, seed=5, minute=SERVER_PACE) as server:
         found = {name: batch(tmp_path / name, server, settings) for name, settings in ENGINES.items()}
         found["asyncio"] = batch(tmp_path / "asyncio", server, {}, asyncio_script())
     assert found["process"] == found["threads"]
@@ -74,7 +75,7 @@ def test_the_results_are_the_same(tmp_path: Path):
 
 
 def test_without_a_factory_the_error_names_what_cannot_travel(tmp_path: Path):
-    with FakeLLM(mix={"good": 1}, minute=PACE) as server:
+    with FakeLLM(mix={"good": 1}, minute=SERVER_PACE) as server:
         work = tmp_path / "dask"
         work.mkdir()
         script = prepare(work, "last")

@@ -163,7 +163,7 @@ def outcomes():
 '''
 
 
-@pytest.mark.parametrize("scope", ["nullcontext()", "threadsafe_timeout.deadline(30)"])
+@pytest.mark.parametrize("scope", ["nullcontext()", "threadsafe_timeout.deadline(1000)"])
 def test_calls_of_functions_that_are_written_in_c_have_the_same_outcomes(scope: str, tmp_path: Path) -> None:
     run(
         PROGRAM
@@ -199,7 +199,7 @@ FOREIGN = """
     """
 
 
-@pytest.mark.parametrize("scope", ["nullcontext()", "t.deadline(30)"])
+@pytest.mark.parametrize("scope", ["nullcontext()", "t.deadline(1000)"])
 def test_a_function_of_another_tool_keeps_its_keywords(scope: str, tmp_path: Path) -> None:
     run(
         textwrap.dedent(FOREIGN) + textwrap.dedent(f"""

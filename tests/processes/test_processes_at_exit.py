@@ -8,14 +8,14 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 from asleep import ON_PATH
 from bounds import BOUND
+from conditions import until_ended
 
-from threadsafe_timeout._processes.tree import HAS_PROC, status
+from threadsafe_timeout._processes.tree import HAS_PROC
 
 pytestmark = pytest.mark.skipif(not HAS_PROC, reason="looks at /proc")
 
@@ -88,15 +88,7 @@ def test_a_process_that_ignores_sigterm_is_killed_at_exit_with_its_children(opti
     """)
     assert done.returncode == 0, done.stderr
     for pid in map(int, done.stdout.split()):
-        wait_until_over(pid)
-
-
-def wait_until_over(pid: int) -> None:
-    """One that was killed may take a moment."""
-    until = time.monotonic() + BOUND
-    while (found := status(pid)) is not None and found.running and found.name in {"sleep", "python", "sh"}:
-        assert time.monotonic() < until, f"process {pid} lives on"
-        time.sleep(0.01)
+        until_ended(pid)
 
 
 def test_a_process_whose_join_was_cut_short_and_that_was_joined_later_is_no_matter():
@@ -173,7 +165,7 @@ def test_ctrl_c_ends_the_processes_of_what_was_running(tmp_path):
         _, err = program.communicate(timeout=BOUND)
     assert program.returncode == -signal.SIGINT
     assert b"interrupted while 1 tasks were running" in err
-    wait_until_over(pid)
+    until_ended(pid)
 
 
 def test_a_program_that_gives_up_takes_the_processes_of_its_tasks_with_it():
@@ -193,4 +185,4 @@ def test_a_program_that_gives_up_takes_the_processes_of_its_tasks_with_it():
         time.sleep(300)
     """)
     assert done.returncode == 75, done.stderr
-    wait_until_over(int(done.stdout))
+    until_ended(int(done.stdout))

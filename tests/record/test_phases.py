@@ -14,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+from conditions import until
 
 import threadsafe_timeout
 from threadsafe_timeout import ThreadPoolExecutor, guard_interactive
@@ -91,11 +92,7 @@ def line_of(pool: ThreadPoolExecutor) -> dict[str, Any]:
 
 
 def until_in(pool: ThreadPoolExecutor, phase: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while (line := line_of(pool)).get("phase") != phase:
-        assert time.monotonic() < deadline, line
-        time.sleep(0.005)
-    return line
+    return until(lambda: (line := line_of(pool)).get("phase") == phase and line, lambda: line_of(pool))
 
 
 @pytest.mark.usefixtures("watching")
@@ -129,10 +126,7 @@ def test_an_llm_call(ask: Callable[[Service], Any], failures: int, phase: str, g
 
 
 def until_idle(pool: ThreadPoolExecutor) -> None:
-    deadline = time.monotonic() + 120
-    while line_of(pool)["state"] != "idle":
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: line_of(pool)["state"] == "idle")
 
 
 def test_nothing_is_noted_unless_a_run_is_recorded(gate: threading.Event) -> None:

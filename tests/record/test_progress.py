@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
 import sys
 import textwrap
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 import tqdm
+from conditions import until
 from runs import said_on_terminal
 from screens import Tty, new_stream, shown, visible
 
@@ -65,13 +64,6 @@ def screen() -> Iterator[tuple[Screen, Tty, Callable[[], None]]]:
             yield new, tty, lambda: new.show(line(SOME))
         finally:
             new.close()
-
-
-def until(found: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not found():
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 def say(text: str, stream: Any = None) -> None:

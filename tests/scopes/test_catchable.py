@@ -16,11 +16,12 @@ import joblib
 import pytest
 import requests
 from blocked import LONG, expire
-from busy import loop
+from busy import loop, switched_off
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from threadsafe_timeout import Cancelled, DeadlineExceeded, check_cancelled, deadline, move_on_after, patched
+from threadsafe_timeout._timing import timer as _timer
 from threadsafe_timeout.testing.fake_llm import FakeLLM
 
 ITEMS = 6
@@ -258,7 +259,11 @@ def test_a_library_that_passes_over_errors_gives_no_partial_result(tmp_path):
             except DeadlineExceeded:
                 results.append("timeout")
     assert set(results) <= {"record", "timeout"}
-    del future  # with the frames of os.walk, whose scandir warns when it is collected: here, and not in a later test
+    # The frames of os.walk, whose scandir warns when it is collected, go here, and not in a later test: the timer's
+    # thread may have held one a moment longer.
+    del future
+    assert switched_off()
+    assert _timer.settle(120)
     gc.collect()
 
 

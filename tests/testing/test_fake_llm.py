@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
+from conditions import until
 
 from threadsafe_timeout._errors import MissingExtraError
 from threadsafe_timeout.testing.fake_llm import FakeLLM, RequestRecord, read_log
@@ -38,15 +39,6 @@ def openai_client(llm: FakeLLM, **options: object) -> Iterator[openai.OpenAI]:
 def ask(client: openai.OpenAI, text: str = PROMPT, **options: object) -> str:
     answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}], **options)
     return str(answer.choices[0].message.content)
-
-
-def wait_for(condition: Callable[[], object]) -> object:
-    end = time.monotonic() + BOUND
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError("the condition did not come true in time")
 
 
 def ended(llm: FakeLLM) -> RequestRecord | None:
@@ -143,15 +135,15 @@ def test_azure_paths_are_served() -> None:
 def test_hang_holds_the_request_until_the_client_leaves() -> None:
     with FakeLLM(mix={"hang": 1}, deadline=0.01) as llm:
         connection = raw_request(llm, "case 1")
-        wait_for(llm.requests)
+        until(llm.requests)
         held_from = llm.requests()[0].start
         connection.close()
-        request = wait_for(lambda: ended(llm))
+        request = until(lambda: ended(llm))
         assert isinstance(request, RequestRecord)
         assert (request.outcome, request.status, request.bytes) == ("client_closed", None, 0)
         assert request.end is not None
         assert request.held_after_deadline == pytest.approx(max(0.0, request.end - held_from - 0.01), abs=1e-6)
-        closed = wait_for(lambda: [c for c in llm.log().connections if c.task == "1" and c.closed is not None])
+        closed = until(lambda: [c for c in llm.log().connections if c.task == "1" and c.closed is not None])
         assert closed[0].by == "client"  # type: ignore[index]  # a list: wait_for returns what the lambda does
 
 
@@ -162,7 +154,7 @@ def test_trickle_sends_headers_then_a_byte_now_and_then() -> None:
             while received.count(b"1\r\n ") < 3:
                 received += connection.recv(4096)
         assert received.startswith(b"HTTP/1.1 200")
-        request = wait_for(lambda: ended(llm))
+        request = until(lambda: ended(llm))
         assert isinstance(request, RequestRecord)
         assert request.bytes >= 3
         assert request.outcome == "client_closed"
@@ -261,17 +253,17 @@ def test_a_hundred_connections_at_once() -> None:
     with FakeLLM(mix=mix, seed=3, minute=0.5) as llm, contextlib.ExitStack() as sockets:
         for number in range(100):
             sockets.enter_context(raw_request(llm, f"case {number}"))
-        requests = wait_for(lambda: llm.requests() if len(llm.requests()) == 100 else None)
+        requests = until(lambda: llm.requests() if len(llm.requests()) == 100 else None)
         assert isinstance(requests, list)
         assert Counter(request.behaviour for request in requests) == mix
         assert all(request.behaviour == llm.behaviour(request.task) for request in requests)
-        wait_for(lambda: sum(request.outcome == "answered" for request in llm.requests()) == 40)
+        until(lambda: sum(request.outcome == "answered" for request in llm.requests()) == 40)
 
 
 def test_stopping_the_server_closes_the_log(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with FakeLLM(mix={"hang": 1}, log=path) as llm, raw_request(llm, "case 1") as connection:
-        wait_for(llm.requests)
+        until(llm.requests)
         llm.close()
         assert read_to_end(connection) == b""
         llm.close()
@@ -304,7 +296,7 @@ def test_the_server_ends_when_its_parent_is_killed() -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=BOUND) as connection:
             parent.kill()
             assert read_to_end(connection) == b"", "the server closes its connections as it ends"
-    wait_for(lambda: is_gone(pid))
+    until(lambda: is_gone(pid))
 
 
 def is_gone(pid: int) -> bool:

@@ -25,9 +25,12 @@ class Session:
         self._path = cwd / "program.py"
         self._path.write_text(textwrap.dedent(program))
         self._output = (cwd / "output").open("w+")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        # Kept until the session is over, so that the system gives the port to nobody else. It does not listen: debugpy,
+        # which asks for a port in the same way, may.
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(("127.0.0.1", 0))
+        port = self._kept.getsockname()[1]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("THREADSAFE_TIMEOUT_")}
         self._process = subprocess.Popen(
             [sys.executable, "-Xfrozen_modules=off", "-m", "debugpy", "--listen", f"127.0.0.1:{port}", "--wait-for-client", "program.py"],
@@ -55,6 +58,7 @@ class Session:
         self._process.wait()
         self._file.close()
         self._socket.close()
+        self._kept.close()
         self._output.close()
 
     def _connected(self, port: int) -> socket.socket:

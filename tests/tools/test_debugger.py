@@ -97,7 +97,7 @@ def test_the_thread_that_stops_is_the_pools_and_can_be_looked_at_and_stepped(tmp
 def test_a_deadline_that_passes_at_a_breakpoint_is_met_when_it_goes_on(tmp_path: Path) -> None:
     program = """
         def bounded(x):
-            with threadsafe_timeout.move_on_after(0.5) as scope:
+            with threadsafe_timeout.move_on_after(3600) as scope:
                 work(x)
                 time.sleep(3600)
             return scope.cancelled_caught
@@ -107,7 +107,9 @@ def test_a_deadline_that_passes_at_a_breakpoint_is_met_when_it_goes_on(tmp_path:
     with Session(joined(HEAD, program), tmp_path) as session:
         thread = next(session.stops())["threadId"]
         frame = session.request("stackTrace", threadId=thread)["stackFrames"][0]["id"]
-        # The debugger has the task's own thread wait until the time is up.
+        # The debugger has the task's own thread move the deadline, and wait until the time is up.
+        now = "setattr(threadsafe_timeout._scopes.around.current_scope(), 'deadline', time.monotonic() + 0.1)"
+        session.request("evaluate", expression=now, frameId=frame)
         passed = "threadsafe_timeout.time_remaining() <= 0 or __import__('select').poll().poll(100) != []"
         for _ in range(100):
             if session.request("evaluate", expression=passed, frameId=frame)["result"] == "True":

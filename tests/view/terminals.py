@@ -9,26 +9,17 @@ import shutil
 import subprocess
 import sys
 import termios
-import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
+from conditions import until
 
 COMMAND = [sys.executable, "-m", "threadsafe_timeout.cli"]
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 _UNTIL = 100.0  # a safety net, no expectation
-
-
-def wait_for(what: Callable[[], Any], about: Callable[[], object] = lambda: "") -> Any:
-    """The first value of `what()` that is true."""
-    until = time.monotonic() + _UNTIL
-    while not (found := what()):
-        assert time.monotonic() < until, f"it did not come: {about()}"
-        time.sleep(0.02)
-    return found
 
 
 class Tmux:
@@ -63,7 +54,7 @@ class Tmux:
             whole = "\n".join(seen)
             return all(text in whole for text in texts)
 
-        wait_for(there, lambda: f"{texts} on\n" + "\n".join(seen))
+        until(there, lambda: f"{texts} on\n" + "\n".join(seen))
         return seen
 
     def press(self, *keys: str) -> None:
@@ -101,14 +92,14 @@ class Pty:
             self.read()
             return text in self.output
 
-        wait_for(there, lambda: self.output)
+        until(there, lambda: self.output)
 
     def wait_for_end(self) -> int:
         def ended() -> bool:
             self.read()
             return self.process.poll() is not None
 
-        wait_for(ended, lambda: self.output)
+        until(ended, lambda: self.output)
         self.read()
         return self.process.wait(_UNTIL)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from conditions import until
 from pages import Reader
 from real_runs import command, in_journal, own_counts, program
-from terminals import wait_for
 
 TERMS = {"done": "tasks done", "failed": "failed", "timed_out": "timed out", "abandoned": "given up"}
 
@@ -45,9 +45,9 @@ def test_of_a_run_that_was_killed_at_work_it_counts_what_the_journal_holds(tmp_p
     """The events of its last second were never written."""
     journal, runs = tmp_path / "journal.jsonl", tmp_path / "runs_here" / "runs"
     with program(tmp_path, "flows") as process:
-        wait_for(lambda: [*runs.glob("*/status.json")], process.poll)
+        until(lambda: [*runs.glob("*/status.json")], process.poll)
         size = journal.stat().st_size
-        wait_for(lambda: journal.stat().st_size > size + 5000, process.poll)
+        until(lambda: journal.stat().st_size > size + 5000, process.poll)
     page = Reader(command(tmp_path, "report", "runs_here", "-o", "-"))
     assert "It died" in page.text
     assert page.count("tasks done") >= page.count("saved") == in_journal(tmp_path)["done"] > 20

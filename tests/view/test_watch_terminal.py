@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conditions import until
 from made_runs import HOSTILE, make_run, workers
-from terminals import COMMAND, Pty, Tmux, needs_tmux, wait_for
+from terminals import COMMAND, Pty, Tmux, needs_tmux
 
 from threadsafe_timeout._view.keys import Keys
 
@@ -75,7 +76,7 @@ def test_enter_asks_the_run_for_a_stack_that_is_not_there(run: Path, tmp_path: P
         terminal.wait_for("> overdue")
         terminal.press("j", "Enter")
         terminal.wait_for("asking the run")
-        wait_for((run / "stacks.request").exists)
+        until((run / "stacks.request").exists)
         (run / "made").write_text("process 1\n\nworker batch_3, running\n  other\n\nworker batch_29, running: task x\n  deep in it\n")
         os.replace(run / "made", run / "stacks.txt")
         screen = terminal.wait_for("deep in it")
@@ -96,7 +97,7 @@ def test_it_follows_the_size_of_the_terminal(run: Path, tmp_path: Path, columns:
             ends = screen[0].startswith("runner.py") and screen[-1].startswith("q quit")
             return len(screen) == height and ends and any("> overdue" in line for line in screen)
 
-        wait_for(fits, terminal.text)
+        until(fits, terminal.text)
 
 
 @needs_tmux

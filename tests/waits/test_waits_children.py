@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from blocked import LONG, Blocked
+from conditions import until_ended
 
 from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after
 
@@ -28,13 +29,6 @@ def gone(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return state in "ZX"
-
-
-def wait_gone(pid: int) -> None:
-    until = time.monotonic() + LONG
-    while not gone(pid):
-        assert time.monotonic() < until, f"process {pid} lives on"
-        time.sleep(0.001)
 
 
 # --- subprocess
@@ -196,7 +190,7 @@ def test_descendants_end_too(new_session, grandchild_session, children, tmp_path
     grandchild = int(child.stdout.readline())
     assert Blocked(child.communicate).cancel().scope.cancelled_caught
     assert_ended(child)
-    wait_gone(grandchild)
+    until_ended(grandchild)
 
 
 def test_an_orphan_in_the_childs_group_ends_too(children):
@@ -204,7 +198,7 @@ def test_an_orphan_in_the_childs_group_ends_too(children):
     child = subprocess.Popen(["sh", "-c", f"(({script}) & wait)"], stdout=subprocess.PIPE, process_group=0)
     orphan = int(child.stdout.readline())
     assert Blocked(child.wait).cancel().scope.cancelled_caught
-    wait_gone(orphan)
+    until_ended(orphan)
     child.stdout.close()
 
 

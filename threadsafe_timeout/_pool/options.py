@@ -32,4 +32,5 @@ class TaskOptions:
     deadline: float | None = None
     token: CancelToken | None = None
     key: str | int | None = None
+    saves: bool = False  # whether `settle` saves the outcome in a journal
     here: bool = False  # it is answered at once: not sent to where the other tasks of the pool run

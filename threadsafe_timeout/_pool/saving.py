@@ -59,4 +59,4 @@ def saved(
             raise error
         return outcome.result
 
-    return run, replace(options, name=options.name or str(name), key=name, settle=settle)
+    return run, replace(options, name=options.name or str(name), key=name, settle=settle, saves=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout._errors import DeadlineExceeded, LoopDetected, TaskPoisoned
 from threadsafe_timeout._pool import observer as _observer
+from threadsafe_timeout._record.count import Count
 from threadsafe_timeout._record.doing import Doing, Seen, doing_of, seen_of
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._timing import clock as _clock
@@ -75,6 +76,7 @@ class Notes:
         self.events: deque[tuple[float, Event]] = deque()
         self.crews: deque[Crew | AsyncCrew] = deque()  # held, so that one that is soon over is counted
         self.journal: str | None = None  # kept: a run that is soon over has closed it before anything is written
+        self.results = Count()  # that are in a journal
         self.asleep = False  # whether the recorder sleeps for lack of news
         self.wake = threading.Lock()  # released when it is to look
         self.wake.acquire()
@@ -83,8 +85,7 @@ class Notes:
 
     def ending(self, task: TaskFuture | AsyncTask, error: BaseException | None) -> TaskNote | None:
         options, crew = task._options, task._crew
-        saved = options.settle is not None and options.key is not None
-        if len(self.tasks) >= _MOST and error is None and not saved:
+        if len(self.tasks) >= _MOST and error is None and not options.saves:
             _observer.rest(self.ending, self._is_full)
             return None
         if len(self.tasks) >= _MOST_FAILED or crew.inner:
@@ -93,7 +94,7 @@ class Notes:
             worker = _worker_of(task)
             return TaskNote(
                 task._task_name(), options.key, crew.prefix, worker.name if worker is not None else None,
-                task.elapsed(), options.timeout, task._was_abandoned(), saved,
+                task.elapsed(), options.timeout, task._was_abandoned(), options.saves,
                 self.tasks, doing_of(worker, task) if worker is not None else None,
                 seen_of(worker, task) if worker is not None else None,
             )  # fmt: skip
@@ -108,6 +109,10 @@ class Notes:
         found = [self.tasks.popleft() for _ in range(len(self.tasks))]  # others go on appending
         _observer.rouse(self.ending)
         return found
+
+    def saved(self, _seconds: float, problem: BaseException | None) -> None:
+        if problem is None:
+            self.results.add()
 
     def event(self, event: Event) -> None:
         self.events.append((_clock.wall_time(), event))

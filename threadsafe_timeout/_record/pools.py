@@ -25,7 +25,6 @@ class Pools:
     def __init__(self) -> None:
         self.lines: dict[str, dict[str, int]] = {}
         self.listed: Counter[str] = Counter()  # how many of their tasks have a line of their own
-        self.saved: Counter[str] = Counter()
         self.held: set[AnyCrew] = set()
         self._unheld: list[tuple[weakref.ref[AnyCrew], str, dict[str, int]]] = []
         self._over: dict[str, Counter[str]] = {}
@@ -56,7 +55,7 @@ class Pools:
                 self._fold(crew, name, line)
         changed: dict[str, dict[str, int]] = {}
         for name, counts in found.items():
-            whole = dict(counts) | {"saved": self.saved[name], "unlisted": self._unlisted(name, counts)}
+            whole = dict(counts) | {"unlisted": self._unlisted(name, counts)}
             if whole != self.lines.get(name):
                 changed[name] = self.lines[name] = whole
         return widths, changed

@@ -44,6 +44,7 @@ class Recorder:
         self._first = run_line(self._folder.path.name, begun_at)
         self._start_time = start_time(self._first["pid"])
         self._begun = False
+        self._saved = 0  # as the last tick says
         self._signal = _dump.register(self._folder.path)
 
     def look(self) -> bool:
@@ -74,9 +75,10 @@ class Recorder:
         widths, changed = self._pools.look([*_taken(self._notes.crews), *_snapshot.all_crews()])
         lines: list[dict[str, Any]] = [] if self._begun else [self._first]
         lines += [{"kind": "pool", "t": now, "pool": name, "width": width} for name, width in widths.items()] + news
-        if changed:
-            lines.append({"kind": "tick", "t": now, "pools": changed})
-        totals = _snapshot.totals(self._pools.lines)
+        totals = _snapshot.totals(self._pools.lines) | {"saved": self._notes.results.total()}
+        if changed or totals["saved"] != self._saved:
+            self._saved = totals["saved"]
+            lines.append({"kind": "tick", "t": now, "pools": changed, "saved": self._saved})
         if blocks := _expiry.passed():
             totals["scopes"] = blocks
         if end is not None:
@@ -96,7 +98,6 @@ class Recorder:
         lines = [_event_line(t, event) for t, event in _taken(self._notes.events)]
         for note in self._notes.take_tasks():
             name = self._pools.name(note.pool)
-            self._pools.saved[name] += note.saved
             self._pools.listed[name] += 1
             lines.append(_task_line(note, name))
         lines += ({name: value for name, value in line.items() if value is not None} for line in self._blocks.lines())

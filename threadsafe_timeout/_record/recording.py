@@ -54,7 +54,7 @@ class Recording(Watching):
         self._status_dir = os.path.join(home, status_dir)  # the program may go elsewhere
         self._keep = keep
         self._notes = notes = Notes()
-        self.ending, self.event = notes.ending, notes.event  # what an observer hears
+        self.ending, self.event, self.saved = notes.ending, notes.event, notes.saved  # what an observer hears
         self._begun_at: float | None = None
         self._first = threading.Lock()  # taken once, to start the thread
         self._thread: DaemonThread | None = None

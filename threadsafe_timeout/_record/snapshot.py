@@ -64,7 +64,7 @@ def totals(pools: dict[str, dict[str, int]]) -> dict[str, int]:
         "submitted": add("submitted"), "done": add("completed"),
         "failed": max(0, add("failed") + abandoned - timed_out), "timed_out": timed_out, "loops": add("loops"),
         "abandoned": abandoned, "cancelled": add("cancelled"),
-        "pending": add("pending"), "running": add("running"), "saved": add("saved"),
+        "pending": add("pending"), "running": add("running"),
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadsafe_timeout import _settings
 from threadsafe_timeout._record.attached import Attached
+from threadsafe_timeout._record.count import Count
 from threadsafe_timeout._record.notes import journal_path
 from threadsafe_timeout._record.on_stderr import heard, say
 from threadsafe_timeout._record.tally import Tally, begin_among, is_child
@@ -51,8 +52,7 @@ class Summary:
         self._teller: DaemonThread | None = None
         self.tally = Tally()
         self._before = _expiry.begun()
-        self._lock = threading.RLock()  # re-entrant: a finaliser may run in here
-        self._saved = self._not_saved = 0  # guarded by _lock
+        self._saved, self._not_saved = Count(), Count()
 
     # What an observer hears
 
@@ -74,11 +74,7 @@ class Summary:
                 self._teller.start()
 
     def saved(self, _seconds: float, error: BaseException | None) -> None:
-        with self._lock:
-            if error is None:
-                self._saved += 1
-            else:
-                self._not_saved += 1
+        (self._saved if error is None else self._not_saved).add()
 
     def leaving(self, _status: int) -> None:
         self.end()
@@ -134,8 +130,8 @@ class Summary:
         if found["abandoned"]:
             parts[-1] += f" ({found['abandoned']} abandoned)"
         for number, what in (
-            (found["cancelled"], "cancelled"), (unfinished, "not finished"), (self._saved, "saved"),
-            (self._not_saved, "could not be saved"), (found["loops"], "loops ended in them"),
+            (found["cancelled"], "cancelled"), (unfinished, "not finished"), (self._saved.total(), "saved"),
+            (self._not_saved.total(), "could not be saved"), (found["loops"], "loops ended in them"),
         ):  # fmt: skip
             if number > 0:
                 parts.append(f"{number} {what}")

@@ -27,6 +27,7 @@ _LOOKS = 8  # in the time after which the program counts as stalled
 _LONGEST_PAUSE = 60.0
 _TICK = 0.1
 _APART = 1.0  # seconds between two looks at the threads of a program that has stalled
+_WRITES = 0.5  # seconds between two looks at what it writes of them
 # By these a program is ended because of what it does; SIGKILL is how the system ends one that takes all memory.
 _OWN_FAULT = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGKILL})
 _NAMED = 10  # poison tasks in the summary
@@ -226,8 +227,7 @@ class Supervisor:
         until = _clock.monotonic() + self.limits.grace
         while tree.is_pending(process.pid, signal.SIGURG) and _clock.monotonic() < until:  # SIGTERM would overtake it
             self._take_signal(process, _TICK)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # faulthandler writes
-            process.wait(timeout=min(1.0, self.limits.grace))
+        self._await_stacks(start)
         if start.end.held:
             start.end = start.end._replace(resting=threads.resting(start.board.since_mark()))
         start.board.pass_on()
@@ -240,6 +240,18 @@ class Supervisor:
             tree.kill_tree(process.pid)
         for pid, started in known:
             tree.kill_tree(pid, started=started)
+
+    def _await_stacks(self, start: _Start) -> None:
+        """faulthandler writes: until something is there, and no more has come since the last look."""
+        seen, until = "", _clock.monotonic() + self.limits.grace
+        while not seen or start.board.since_mark() != seen:
+            seen = start.board.since_mark()
+            left = until - _clock.monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                start.process.wait(timeout=min(_WRITES, left))
+                return
 
     def _look_at_threads(self, process: subprocess.Popen[bytes], end: End) -> End:
         begun, before = _clock.monotonic(), threads.sample(process.pid)

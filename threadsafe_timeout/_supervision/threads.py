@@ -87,8 +87,11 @@ def _innermost(stacks: str) -> Iterator[tuple[int, str | None]]:
 
 
 _LIBRARY = sysconfig.get_path("stdlib") + os.sep
-# Not all of it: a task that is one call of C stands in the frame of the library's that calls it.
-_OURS = re.compile(r"/(?:threadsafe_timeout/(?:_timing/clock|_scopes/sleep)|threadsafe_timeout_patches/\w+)\.py$")
+# Not all of it: a task that is one call of C stands in the frame of the library's that calls it. (In the writer's own
+# frame a thread waits for the one that writes.)
+_OURS = re.compile(
+    r"/(?:threadsafe_timeout/(?:_timing/clock|_scopes/sleep|checkpoint/_writer)|threadsafe_timeout_patches/\w+)\.py$"
+)
 
 
 def _is_wait(file: str) -> bool:

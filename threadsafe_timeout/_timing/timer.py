@@ -43,9 +43,8 @@ __all__ = [
     "is_running", "is_waiting", "lock", "poke", "push", "settle", "shutdown", "start", "watch",
 ]  # fmt: skip
 
-# [when, sequence, callback or scope, or None once it is dead or fired]; a list, because it is marked dead in place, and
-# because lists compare in C, element by element, and two sequence numbers are never equal. A scope's method would be
-# one more object for each that waits, at which the collector looks again and again.
+# [when, sequence, callback or scope, or None once it is dead or fired]; a list: it is marked dead in place, and
+# compared in C (no two sequence numbers are equal). A scope's method would be one more object for the collector.
 Entry = list[Any]
 
 
@@ -56,9 +55,6 @@ class Watched(Protocol):
 
     def _arm(self) -> None:
         """Put a deadline that is still wanted on the heap with `push`. Called with `lock` held."""
-
-    def _expire(self) -> None:
-        """Called in the timer thread when it is due."""
 
 
 THREAD_NAME = "threadsafe-timeout-timer"
@@ -88,8 +84,8 @@ def arm(when: float, callback: Callable[[], object]) -> Entry:
     return entry
 
 
-def push(when: float, callback: Callable[[], object] | Watched) -> Entry:
-    """Half of `arm`, for a caller that knows that the thread will look in time. The caller holds `lock`."""
+def push(when: float, callback: Any) -> Entry:
+    """Half of `arm`, if the thread looks in time anyway. Of a scope `_expire` is called. The caller holds `lock`."""
     entry: Entry = [when, _sequence(), callback]
     heappush(_heap, entry)
     return entry
@@ -192,7 +188,7 @@ def _refuse_greenlets() -> None:
         raise RuntimeError(f"{other} has replaced threads by greenlets")
 
 
-def _take_due(due: deque[Callable[[], object]]) -> tuple[float | None, float | None]:
+def _take_due(due: deque[Any]) -> tuple[float | None, float | None]:
     """Move the callbacks that are due to `due`; the seconds until the next one, and when the first was due, or None."""
     global _dead, wake_at
     with lock:
@@ -204,8 +200,7 @@ def _take_due(due: deque[Callable[[], object]]) -> tuple[float | None, float | N
             if entry[2] is None:
                 _dead -= 1
             elif entry[0] <= now:
-                callback: Any = getattr(entry[2], "_expire", entry[2])
-                due.append(callback)
+                due.append(entry[2])
                 first = first or entry[0]
                 entry[2] = None  # fired: a later disarm has nothing to count
             else:
@@ -224,7 +219,7 @@ def _take_due(due: deque[Callable[[], object]]) -> tuple[float | None, float | N
 
 def _run() -> None:
     me = threading.current_thread()
-    due: deque[Callable[[], object]] = deque()
+    due: deque[Any] = deque()
     while _thread is me:  # else forked away, or shut down
         try:
             _serve(due)
@@ -255,7 +250,7 @@ def _log_failure(text: str) -> None:
         pass
 
 
-def _serve(due: deque[Callable[[], object]]) -> None:
+def _serve(due: deque[Any]) -> None:
     """Run what is due, or wait until something is."""
     seconds, first = _take_due(due)
     looked(first)
@@ -268,7 +263,7 @@ def _serve(due: deque[Callable[[], object]]) -> None:
     while due:
         callback = due.popleft()
         try:
-            callback()
+            getattr(callback, "_expire", callback)()
         except BaseException:
             _log_failure("a deadline's callback failed; the other deadlines go on")
         del callback

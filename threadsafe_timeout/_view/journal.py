@@ -45,12 +45,14 @@ def read_journal(run: dict[str, Any]) -> Journal | None:
         return Journal(path, problem=str(error))
     pid, began = whole(run.get("pid")), number(run.get("t")) or 0.0
     of_run: Counter[str] = Counter()
-    in_flight = 0
+    in_flight = unsaved = 0
     for record in loaded.values():
         if record.status == "started":
             in_flight += 1
+        elif record.status == "unsaved":  # its result is not there, and it runs again
+            unsaved += 1
         elif record.status == "poison":  # no task of a pool: it was marked when the journal was opened
             continue
         elif record.pid == pid and record.time >= began - 1:  # the first event is written after the first record
             of_run[_OUTCOMES.get(record.status, "done")] += 1
-    return Journal(path, of_run, len(loaded) - in_flight, in_flight, loaded.torn is not None)
+    return Journal(path, of_run, len(loaded) - in_flight - unsaved, in_flight, loaded.torn is not None)

@@ -193,8 +193,9 @@ def _what_happened(facts: Facts) -> str:
 def _journal_has_more(facts: Facts) -> str:
     assert facts.journal is not None
     held, more = facts.journal.of_run.total(), facts.more_in_journal
-    return (f"The journal holds {held:,} finished tasks of this run, {more:,} more than the events say were saved: "
-            "those finished in the last second before it was killed. The totals here count the journal's.")  # fmt: skip
+    when = "" if facts.run.state == "ended" else ": those finished in the last second before it was killed"
+    return (f"The journal holds {held:,} finished tasks of this run, {more:,} more than the events say were "
+            f"saved{when}. The totals here count the journal's.")  # fmt: skip
 
 
 def _resume(facts: Facts) -> Iterable[Html]:

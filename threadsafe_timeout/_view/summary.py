@@ -51,6 +51,7 @@ class Ticks:
     effective: array[int] = field(default_factory=lambda: array("l"))
     finished: array[int] = field(default_factory=lambda: array("l"))
     pools: dict[str, dict[str, Any]] = field(default_factory=dict)
+    saved: int = 0
 
 
 @dataclass
@@ -207,6 +208,7 @@ class Summary:
         t = number(event.get("t"))
         for name, pool in mapping(event.get("pools")).items():
             self.ticks.pools[name] = mapping(pool)
+        self.ticks.saved = max(self.ticks.saved, whole(event.get("saved")))
         if t is None:
             return
         pools = self.ticks.pools.values()
@@ -275,6 +277,7 @@ class Summary:
         `cancelled`; `abandoned` are among those that timed out, and `loops` were ended in tasks of any kind."""
         last = self.ticks.pools.values()
         ticks = {name: sum(whole(pool.get(name)) for pool in last) for name in TOTALS}
+        ticks["saved"] = self.ticks.saved
         ticks["done"] = sum(whole(pool.get("completed")) for pool in last)
         ticks["failed"] = max(0, ticks["failed"] + ticks["abandoned"] - ticks["timed_out"])  # not in time
         counts = self.counts

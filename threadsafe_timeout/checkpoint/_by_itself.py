@@ -19,6 +19,7 @@ from threadsafe_timeout._pool.options import Outcome, TaskOptions
 from threadsafe_timeout._pool.task import current_task
 from threadsafe_timeout.checkpoint._call import Call, NotSaved, call_of
 from threadsafe_timeout.checkpoint._errors import CheckpointClosed
+from threadsafe_timeout.checkpoint._format import UNSAVED
 from threadsafe_timeout.checkpoint._program_run import ProgramRun, program_run
 from threadsafe_timeout.checkpoint._records import Record
 from threadsafe_timeout.checkpoint._same import Changed, bring_back, what_changes
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["submit_saved", "submit_saved_coroutine"]
 
 log = logging.getLogger("threadsafe_timeout")
-UNSAVED = "unsaved"  # the status of a task that ended well with a result that cannot be saved
 _within: ContextVar[str] = ContextVar("threadsafe_timeout_saved_within", default="")  # the key of the task around
 
 Submit = Callable[[TaskOptions, Callable[..., Any], Any, Any], "Future[Any]"]
@@ -49,7 +49,7 @@ def submit_saved(
     if task is None:
         return submit(options, runs, args, kwargs)
     try:
-        return submit(replace(options, settle=_Settle(task, options.settle)), task.around(runs), args, kwargs)
+        return submit(_saving(task, options), task.around(runs), args, kwargs)
     except BaseException:
         task.not_submitted()
         raise
@@ -67,12 +67,14 @@ def submit_saved_coroutine(
     if task is None:
         return submit(options, function, args, kwargs)
     try:
-        settle = _Settle(task, options.settle)
-        runs = task.around_coroutine(function)
-        return submit(replace(options, settle=settle), runs, args, kwargs, task.before_coroutine)
+        return submit(_saving(task, options), task.around_coroutine(function), args, kwargs, task.before_coroutine)
     except BaseException:
         task.not_submitted()
         raise
+
+
+def _saving(task: _Task, options: TaskOptions) -> TaskOptions:
+    return replace(options, settle=_Settle(task, options.settle), saves=True)
 
 
 def _task_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Task | None:

@@ -29,6 +29,7 @@ __all__ = [
     "POISON",
     "STARTED",
     "TRAILER",
+    "UNSAVED",
     "VERSION",
     "Key",
     "checked_key",
@@ -43,6 +44,7 @@ __all__ = [
 
 VERSION = 1
 JOURNAL, STARTED, CLOSED = "journal", "started", "closed"  # events that are not a task's outcome
+UNSAVED = "unsaved"  # the status of a task that ended well with a result that cannot be saved
 POISON = "poison"  # the status of a task that is not run again, because it brings the program down
 MAGIC = "threadsafe-timeout checkpoint"
 

@@ -32,7 +32,7 @@ from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout.checkpoint import _format, _spill
 from threadsafe_timeout.checkpoint._entry import Entry
 from threadsafe_timeout.checkpoint._errors import CheckpointClosed, CheckpointLockTimeout, CheckpointSaveError
-from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, POISON, STARTED, Key, checked_key, place_in
+from threadsafe_timeout.checkpoint._format import CLOSED, JOURNAL, POISON, STARTED, UNSAVED, Key, checked_key, place_in
 from threadsafe_timeout.checkpoint._journal import Journal
 from threadsafe_timeout.checkpoint._lock import pause
 from threadsafe_timeout.checkpoint._poison import Past
@@ -207,7 +207,7 @@ class CheckpointWriter:
         begun = _clock.monotonic()
         self._commit(entry, name)
         self.past.ends(name)
-        if _observer.saved is not None:
+        if _observer.saved is not None and status != UNSAVED:
             _observer.saved(_clock.monotonic() - begun, entry.problem)
         if entry.problem is not None:
             raise CheckpointSaveError(self.path, name, status, result, str(entry.problem)) from entry.problem
