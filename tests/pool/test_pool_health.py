@@ -224,8 +224,9 @@ def test_what_a_task_raises_belongs_to_its_future(error):
     with ThreadPoolExecutor(1) as pool:
         assert type(pool.submit(fail).exception(120)) is error
         assert pool.submit(int).result(120) == 0
-        stats = pool.stats()
-    assert (stats["failed"], stats["completed"], stats["workers"]) == (1, 1, 1)
+        assert pool.stats()["workers"] == 1
+    stats = pool.stats()  # a worker counts a task after its future is done
+    assert (stats["failed"], stats["completed"], stats["respawned"]) == (1, 1, 0)
 
 
 def test_a_thread_local_that_cannot_be_made_fails_the_task_alone():
