@@ -25,7 +25,8 @@ from threadsafe_timeout.testing.fake_llm import FakeLLM
 pytestmark = pytest.mark.usefixtures("nothing_set")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUN = [sys.executable, "-m", "threadsafe_timeout", "run", "--save"]
-TEN = [0, *(pytest.param(seed, marks=pytest.mark.stress) for seed in range(1, 10))]
+LONG_ONES = [pytest.mark.stress, pytest.mark.long]
+TEN = [0, *(pytest.param(seed, marks=LONG_ONES if seed > 3 else pytest.mark.stress) for seed in range(1, 10))]
 
 
 @contextmanager
