@@ -225,7 +225,7 @@ def test_what_others_call_through_ctypes_is_left_as_it_is():
 
 @pytest.mark.stress
 @pytest.mark.timeout(580)
-@pytest.mark.parametrize("threads", [1, 4, 16])
+@pytest.mark.parametrize("threads", [1, 4, pytest.param(16, marks=pytest.mark.long)])
 def test_stress(threads):
     # On 3.11 each takes a few looks. Sixteen threads that change every microsecond get nowhere fast on a busy machine.
     expiries = (2000 if MECHANISM == "monitoring" else 600) // {1: 1, 4: 2, 16: 12}[threads]

@@ -57,9 +57,10 @@ def test_eight_threads_import_everything_at_once():
 
 @pytest.mark.stress
 @pytest.mark.timeout(1200)
-def test_eight_threads_import_everything_at_once_in_many_orders():
-    assert run("--threads", *map(str, range(40)))["problems"] == []
-    assert run("--all", "--threads", *map(str, range(6)))["problems"] == []
+@pytest.mark.parametrize(("orders", "with_clients"), [(range(12), range(2)), pytest.param(range(12, 40), range(2, 6), marks=pytest.mark.long)])
+def test_eight_threads_import_everything_at_once_in_many_orders(orders, with_clients):
+    assert run("--threads", *map(str, orders))["problems"] == []
+    assert run("--all", "--threads", *map(str, with_clients))["problems"] == []
 
 
 def test_what_is_declared_is_what_the_patches_say():

@@ -174,7 +174,7 @@ def test_an_abandoned_thread_that_writes_does_not_crash_the_exit(prelude):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("errors", ["stdout", "stderr"])
+@pytest.mark.parametrize("errors", ["stdout", pytest.param("stderr", marks=pytest.mark.long)])
 def test_abandoned_threads_that_write_do_not_crash_an_exit_in_a_hundred(prelude, errors):
     for _ in range(50):
         code, out, err = run(prelude, CHATTER.replace("sys.stdout", f"sys.{errors}"))
