@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from threadsafe_timeout._pool import observer as _observer
 from threadsafe_timeout._text import shown
-from threadsafe_timeout._timing.daemon_thread import DaemonThread
+from threadsafe_timeout._timing.daemon_thread import DaemonThread, in_pieces
 
 if TYPE_CHECKING:
     from threadsafe_timeout._pool.options import Outcome
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Event", "EventKind", "Events", "Listener"]
 
 logger = logging.getLogger("threadsafe_timeout")
-_PARTS = 10
 
 EventKind = Literal[
     "overdue", "timed_out", "interrupting", "abandoned", "processes", "late", "respawned", "exhausted", "interrupted",
@@ -183,11 +182,10 @@ class Events:
             del event
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was put has been told, at most `timeout` seconds. A machine that stands still meanwhile
-        takes one of its parts."""
+        """Wait until all that was put has been told, at most `timeout` seconds."""
         self.tell()
         with self.lock:
-            return any(self._told.wait_for(self._is_quiet, timeout / _PARTS) for _ in range(_PARTS))
+            return in_pieces(lambda piece: self._told.wait_for(self._is_quiet, piece), timeout)
 
     def _is_quiet(self) -> bool:
         return self._teller is None

@@ -19,7 +19,7 @@ from contextvars import Context
 
 from threadsafe_timeout._typing import Any
 
-__all__ = ["DaemonThread", "acquire", "is_ours", "join", "release", "threads_inherit"]
+__all__ = ["DaemonThread", "acquire", "in_pieces", "is_ours", "join", "release", "threads_inherit"]
 
 _PIECES = 10  # of a wait for another thread
 _TAKES_CONTEXT = sys.version_info >= (3, 14)
@@ -44,20 +44,22 @@ def release(lock: LockType) -> None:
 
 
 def acquire(lock: LockType, seconds: float) -> bool:
-    """Take a lock that another thread holds for a moment, unless it hangs; False if it does.
-
-    In pieces: where the whole machine stands still, one of them is over at once when it goes on, and the other thread
-    has the rest to move on.
-    """
-    return any(lock.acquire(timeout=seconds / _PIECES) for _ in range(_PIECES))
+    """Take a lock that another thread holds for a moment, unless it hangs; False if it does."""
+    return in_pieces(lambda piece: lock.acquire(timeout=piece), seconds)
 
 
 def join(thread: threading.Thread, seconds: float) -> None:
-    """Wait for the end of a thread, unless it hangs; in pieces as well. Raises RuntimeError if it was not started."""
-    for _ in range(_PIECES):
-        thread.join(seconds / _PIECES)
-        if not thread.is_alive():
-            return
+    """Wait for the end of a thread, unless it hangs. Raises RuntimeError if it was not started."""
+    in_pieces(lambda piece: thread.join(piece) or not thread.is_alive(), seconds)  # type: ignore[func-returns-value]
+
+
+def in_pieces(wait: Callable[[float], bool], seconds: float) -> bool:
+    """Wait for another thread with `wait(seconds)`, which says whether it came; False if it never did.
+
+    When the whole machine stands still, only one piece is over at once when it goes on, and the other thread has the
+    rest to move on.
+    """
+    return any(wait(seconds / _PIECES) for _ in range(_PIECES))
 
 
 class _Begun(threading.Event):
