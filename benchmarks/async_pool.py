@@ -41,8 +41,9 @@ async def all_at_once(work, count):
     await asyncio.gather(*[work() for _ in range(count)])
 
 
-async def pool_all_at_once(count):
-    async with AsyncPool(count, task_timeout=DEADLINE) as pool:
+async def in_pool(count, width=None):
+    """All at a time, or `width` of them."""
+    async with AsyncPool(width or count, task_timeout=DEADLINE) as pool:
         for task in [pool.submit(noop) for _ in range(count)]:
             await task
 
@@ -65,12 +66,6 @@ async def semaphore_and_timeout(count):
             await noop()
 
     await asyncio.gather(*[one() for _ in range(count)])
-
-
-async def ours(count):
-    async with AsyncPool(WIDTH, task_timeout=DEADLINE) as pool:
-        for task in [pool.submit(noop) for _ in range(count)]:
-            await task
 
 
 async def anyio_limiter(count):
@@ -119,7 +114,7 @@ DEADLINES = {
     "asyncio.timeout": functools.partial(all_at_once, with_asyncio),
     "no deadline": functools.partial(all_at_once, noop),
     "deadline": functools.partial(all_at_once, with_scope),
-    "AsyncPool": pool_all_at_once,
+    "AsyncPool": in_pool,
 }
 
 
@@ -138,7 +133,8 @@ def main():
     table(f"{options.count} coroutines at a time, each with a deadline",
           measured(DEADLINES, options.count, options.rounds), "asyncio.timeout")  # fmt: skip
     rows = {
-        "Semaphore + asyncio.timeout": semaphore_and_timeout, "Semaphore, no deadline": semaphore, "AsyncPool": ours,
+        "Semaphore + asyncio.timeout": semaphore_and_timeout, "Semaphore, no deadline": semaphore,
+        "AsyncPool": functools.partial(in_pool, width=WIDTH),
     }  # fmt: skip
     with contextlib.suppress(ImportError):
         import anyio  # noqa: F401

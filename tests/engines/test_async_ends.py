@@ -7,6 +7,7 @@ import contextlib
 import threading
 
 import pytest
+from quick import double, fail
 from stubborn import Stubborn
 
 from threadsafe_timeout import (
@@ -18,15 +19,6 @@ from threadsafe_timeout import (
 )
 
 pytestmark = pytest.mark.usefixtures("nothing_set")
-
-
-async def double(number: int) -> int:
-    await asyncio.sleep(0)
-    return 2 * number
-
-
-async def fail(number: int) -> None:
-    raise ValueError(number)
 
 
 def test_a_coroutine_that_swallows_its_cancellation_is_abandoned_and_named():

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from quick import double, fail
 from stubborn import Stubborn
 
 import threadsafe_timeout
@@ -20,15 +21,6 @@ from threadsafe_timeout import (
 )
 
 pytestmark = pytest.mark.usefixtures("nothing_set")
-
-
-async def double(number: int) -> int:
-    await asyncio.sleep(0)
-    return 2 * number
-
-
-async def fail(number: int) -> None:
-    raise ValueError(number)
 
 
 def test_a_task_is_a_standard_future_that_can_be_awaited():

@@ -9,17 +9,13 @@ import asyncio
 
 import pytest
 from coroutine_modes import MODES, Hold, Mode
+from quick import double
 
 import threadsafe_timeout
 from threadsafe_timeout import AsyncPool, DeadlineExceeded
 from threadsafe_timeout._interruption.pursuit import support
 
 WIDTH = 2
-
-
-async def double(number: int) -> int:
-    await asyncio.sleep(0)
-    return 2 * number
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)

@@ -32,7 +32,7 @@ TASKS = 100
 
 
 def free_port() -> int:
-    """A port that nobody gets who asks for any: it stays free until the scheduler takes it, and while it is away."""
+    """A free port below those that the system gives to programs: it stays free while the scheduler is away."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
         first = int(file.read().split()[0])
     while True:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conditions import until_ended
-from isolated_tasks import LONG
+from conditions import until, until_ended
 
 import threadsafe_timeout
 from threadsafe_timeout import SettingError, _settings
@@ -88,14 +86,15 @@ def test_a_program_that_is_killed_goes_on_from_its_journal(tmp_path: Path):
     (tmp_path / "begun").mkdir()
     env = {**os.environ, "THREADSAFE_TIMEOUT_ENGINE": "dask"}
     command = [sys.executable, "-m", "threadsafe_timeout", "run", "--save", "program.py"]
+
+    def both_begun() -> bool:
+        # Both of them: each has the place of one that was before it, and is saved.
+        return all([*(tmp_path / "begun").glob(f"{number}-*")] for number in (3, 4))
+
     first = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + LONG
-        # Both of them: each has the place of one that was before it, and is saved.
-        while not all([*(tmp_path / "begun").glob(f"{number}-*")] for number in (3, 4)):
-            assert time.monotonic() < until
-            assert first.poll() is None
-            time.sleep(0.02)
+        until(lambda: first.poll() is not None or both_begun())
+        assert both_begun()
     finally:
         first.kill()
         first.wait()

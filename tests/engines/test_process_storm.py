@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import isolated_tasks as tasks
 import pytest
 from asleep import ON_PATH
-from conditions import until_ended
+from conditions import until, until_ended
 
 from threadsafe_timeout import DeadlineExceeded, TaskProcessDied, ThreadPoolExecutor
 
@@ -38,13 +37,14 @@ if __name__ == "__main__":
 def test_a_program_that_is_killed_leaves_no_process(tmp_path: Path):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM.format(tests=os.path.dirname(__file__)))
+
+    def begun() -> bool:
+        return all((tmp_path / name).exists() for name in ("holds", "child"))
+
     program = subprocess.Popen([sys.executable, script, tmp_path], env={**os.environ, **ON_PATH})
     try:
-        until = time.monotonic() + LONG
-        while not all((tmp_path / name).exists() for name in ("holds", "child")):
-            assert time.monotonic() < until
-            assert program.poll() is None
-            time.sleep(0.01)
+        until(lambda: program.poll() is not None or begun())
+        assert begun()
     finally:
         program.kill()
         program.wait()

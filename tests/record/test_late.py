@@ -20,8 +20,8 @@ import ctypes, sys, threading
 import threadsafe_timeout
 threadsafe_timeout.install(stall_after={after}, checkpoint=None)
 
-# Who waits for the GIL asks for it less often: it takes the timer so long to get it before it is held, and on a busy
-# machine too it has asked as often as it could.
+# A thread that waits for the GIL then asks for it less often. So on a busy machine, too, the timer has asked for it as
+# often as is expected.
 sys.setswitchinterval(0.1)
 fired = threading.Event()
 hold = ctypes.PyDLL(None).usleep

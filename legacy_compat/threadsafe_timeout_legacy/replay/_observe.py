@@ -174,7 +174,7 @@ def observe(run: str, workspace: Workspace, decide: Callable[[Watched], str | No
 
 @contextlib.contextmanager
 def _signals_afterwards() -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM wait for the end of this block. (Only the main thread is struck by what they raise.)"""
+    """Have Ctrl-C and SIGTERM wait for the end of this block. (Their handlers run in the main thread only.)"""
     came: list[int] = []
     before = {}
     if threading.current_thread() is threading.main_thread():
