@@ -516,7 +516,9 @@ def left_held(lock):
     """Whether a lock was left held. A finaliser of what the body held may have it for a moment, and is waited for."""
     while lock.locked():
         running = finalisers()
-        for thread in running: thread.join(60)
+        for thread in running:
+            thread._started.wait(60)  # one that is being started is listed already, and cannot be joined yet
+            thread.join(60)
         if any(thread.is_alive() for thread in running): return True
         if not running and lock.locked(): return True
     return False

@@ -379,6 +379,7 @@ def check_later(scope):
     with shield(LONG):
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.name.startswith("threadsafe-timeout"):
+                assert thread._started.wait(LONG)  # one that is being started is listed already
                 thread.join(0.05)
 
 

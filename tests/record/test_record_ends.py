@@ -108,7 +108,7 @@ def test_uninstall_ends_the_record_and_install_begins_another(tmp_path: Path) ->
         with threadsafe_timeout.patched(status_dir="runs_here", checkpoint=None):
             pool.submit(id, 3).result()
             counted(pool)
-        assert not [thread for thread in threading.enumerate() if "record" in thread.name and thread.join(60)]
+        until(lambda: not [thread for thread in threading.enumerate() if "record" in thread.name])
         """,
     )
     first, second = sorted(folders(tmp_path), key=lambda one: events(one)[0]["t"])
