@@ -10,9 +10,10 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, version
 from typing import NoReturn
 
+from threadsafe_timeout._environment.distributions import entry_points
 from threadsafe_timeout._errors import MissingExtraError, SettingError
 from threadsafe_timeout._text import nearest
 
@@ -54,7 +55,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status. A missing extra or a bad setting is told in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
+    commands = {entry.name: entry for entry in entry_points(GROUP)}
     wanted = next((word for word in arguments if not word.startswith("-")), None)
     parser = _Parser(prog="threadsafe-timeout", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=version("threadsafe-timeout"))

@@ -16,15 +16,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+from importlib.metadata import EntryPoint, packages_distributions, version
 from importlib.util import find_spec
 from types import CellType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
 from threadsafe_timeout import _settings
+from threadsafe_timeout._environment import distributions as _distributions
 from threadsafe_timeout._environment import finder as _finder
 from threadsafe_timeout._environment import surroundings as _surroundings
-from threadsafe_timeout._environment.distributions import GROUP
+from threadsafe_timeout._environment.distributions import GROUP, entry_points
 from threadsafe_timeout._files import why_not_creatable
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._patching import install as _install
@@ -82,7 +83,7 @@ def _setting(name: str, value: Any, source: str, patching: _install.Patching | N
 
 def _entry_points() -> list[EntryPoint]:
     """Those of the patches there are, with the distributions that they are from."""
-    from_each = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
+    from_each = {(entry.name, entry.value): entry for entry in entry_points(GROUP)}
     return [
         from_each.get(found) or EntryPoint(found.name, found.value, GROUP)
         for found in _install.known_patches().values()
@@ -154,25 +155,24 @@ def _is_installed(name: str, distribution: str | None) -> bool:
 
 
 @functools.cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(packages_distributions())
+def _distributions_of_packages() -> dict[str, list[str]]:
+    try:
+        return dict(packages_distributions())
+    except Exception:  # the metadata of one cannot be read: versions are not shown
+        return {}
 
 
 def version_of(module: str, distribution: str | None = None) -> str | None:
     """The version of what a module belongs to (of `distribution`, if that is known); None if nobody says."""
     top = module.partition(".")[0]
     if distribution is not None:
-        try:
-            return version(distribution)
-        except PackageNotFoundError:  # a copy in somebody's tree
-            return None
+        return _distributions.version_of(distribution)
     if top in sys.stdlib_module_names:
         return f"Python {platform.python_version()}"
-    for candidate in _distributions().get(top, ()):
-        try:
-            return version(candidate)
-        except PackageNotFoundError:  # an installation with a hole in it
-            continue
+    for candidate in _distributions_of_packages().get(top, ()):
+        found = _distributions.version_of(candidate)
+        if found is not None:  # else an installation with a hole in it
+            return found
     return None
 
 

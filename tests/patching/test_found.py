@@ -1,10 +1,13 @@
 """Where patches are found: what is read here is what `importlib.metadata` finds."""
 
+import os
+import subprocess
 import sys
 import zipfile
 from importlib import metadata
 
 import pytest
+from conditions import LONG
 from threadsafe_timeout_patches import DECLARED
 
 from threadsafe_timeout._environment.distributions import GROUP, find_patches, version_of
@@ -118,8 +121,43 @@ def test_the_version_of_an_old_distribution(site):
     assert version_of("hole") is None
 
 
-def test_what_cannot_be_read_is_passed_over(site):
+def cannot_be_read(site):
     distribution(site, "broken-1.0.dist-info", "broken")
-    (site / "broken-1.0.dist-info" / "entry_points.txt").write_bytes(b"[threadsafe_timeout.patches]\n\xff = \xff\n")
+    for name in ("METADATA", "entry_points.txt"):
+        (site / "broken-1.0.dist-info" / name).write_bytes(b"[threadsafe_timeout.patches]\n\xff = \xff\n")
+
+
+def test_what_cannot_be_read_is_passed_over(site):
+    cannot_be_read(site)
     distribution(site, "whole-1.0.dist-info", "whole")
     assert "whole" in names()
+
+
+def test_nor_does_it_hide_others_where_importlib_is_asked(site, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, type("Finder", (metadata.MetadataPathFinder,), {})()])
+    cannot_be_read(site)
+    (site / "hole-3.3.dist-info").mkdir()
+    distribution(site, "whole-1.0.dist-info", "whole")
+    assert names() >= {"whole", "openai"}
+    assert [version_of(name) for name in ("whole", "hole", "not-there")] == ["1.0", None, None]
+
+
+@pytest.mark.parametrize("words", [["--version"], ["doctor"], ["run", "program.py"], ["checkpoint", "--help"]])
+def test_a_command_runs_beside_it(site, words):
+    cannot_be_read(site)
+    (site / "program.py").write_text("print('it runs')")
+    command = [sys.executable, "-m", "threadsafe_timeout", *words]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, timeout=LONG, check=False)
+    assert done.stderr == ""
+    assert done.stdout  # the doctor may find that other libraries (pydantic) cannot be imported beside it
+
+
+def test_the_backports_finder_looks_in_the_same_places(site, monkeypatch):
+    """It puts itself in the place of the standard one, in every program that imports OpenTelemetry or, on 3.11, Dask."""
+    backport = type("MetadataPathFinder", (metadata.MetadataPathFinder,), {"__module__": "importlib_metadata"})
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, backport()])
+    monkeypatch.setattr(metadata, "distributions", None)  # it is not asked
+    distribution(site, "whole-1.0.dist-info", "whole")
+    assert names() >= {"whole", "openai"}
+    assert version_of("whole") == "1.0"

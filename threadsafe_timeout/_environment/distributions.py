@@ -13,11 +13,17 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["GROUP", "FoundPatch", "find_patches", "version_of"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["GROUP", "FoundPatch", "entry_points", "find_patches", "version_of"]
 
 GROUP = "threadsafe_timeout.patches"
+# The standard finder, and that of the backport, which takes its place when it is imported (by OpenTelemetry; by Dask on
+# 3.11) and looks in the same places.
+_USUAL = ("_frozen_importlib_external", "importlib_metadata")
 
 
 class FoundPatch(NamedTuple):
@@ -45,9 +51,7 @@ def find_patches() -> list[FoundPatch]:
                 seen.add(distribution)
                 found += _read(os.path.join(path, "entry_points.txt"))
     except _UnusualError:
-        from importlib.metadata import entry_points
-
-        return [FoundPatch(entry.name, entry.value) for entry in entry_points(group=GROUP)]
+        return [FoundPatch(entry.name, entry.value) for entry in entry_points(GROUP)]
     return found
 
 
@@ -61,11 +65,29 @@ def version_of(name: str) -> str | None:
             if found is not None:
                 return found
     except _UnusualError:
-        from importlib.metadata import PackageNotFoundError, version
+        from importlib.metadata import version
 
-        with contextlib.suppress(PackageNotFoundError):
+        with contextlib.suppress(Exception):  # each tool's own, if its metadata is incomplete
             return version(name)
     return None
+
+
+def entry_points(group: str) -> Iterator[EntryPoint]:
+    """What `importlib.metadata` finds; of a distribution that is there twice, those of the first. One whose metadata
+    cannot be read hides nobody else's."""
+    from importlib.metadata import distributions
+
+    seen: set[str] = set()
+    for distribution in distributions():
+        try:
+            # By the name of the folder, where there is one: else all of the metadata is parsed.
+            name = getattr(distribution, "_normalized_name", None) or _normalized(distribution.metadata["Name"])
+            entries = distribution.entry_points.select(group=group)
+        except Exception:  # each finder has its own
+            continue
+        if name not in seen:
+            seen.add(name)
+            yield from entries
 
 
 class _UnusualError(Exception):
@@ -96,9 +118,7 @@ def _normalized(name: str) -> str:
 
 def _is_unusual(finder: Any) -> bool:
     """Whether it finds distributions in its own way."""
-    if not hasattr(finder, "find_distributions"):
-        return False
-    return getattr(finder, "__module__", None) != "_frozen_importlib_external"
+    return hasattr(finder, "find_distributions") and getattr(finder, "__module__", None) not in _USUAL
 
 
 def _version_in(path: str) -> str | None:

@@ -10,11 +10,11 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import entry_points
 from itertools import islice
 from types import ModuleType
 from typing import IO, Any
 
+from threadsafe_timeout._environment.distributions import entry_points
 from threadsafe_timeout._errors import MissingExtraError
 from threadsafe_timeout._text import place
 from threadsafe_timeout.checkpoint import _format
@@ -32,7 +32,7 @@ Records = Callable[[], Iterable[Record]]  # may be called more than once
 
 def foreign_formats() -> dict[str, Callable[[], ModuleType]]:
     """Formats of other packages: modules with `write(records, stream) -> int` and `read(path, **given)`."""
-    return {entry.name: entry.load for entry in entry_points(group=GROUP)}
+    return {entry.name: entry.load for entry in entry_points(GROUP)}
 
 
 def export(write: Callable[[Records, Any], int], records: Records, target: str | None, *, binary: bool) -> int:
