@@ -139,7 +139,7 @@ def test_a_wrong_submit_opens_no_journal() -> None:
             pool.submit(square, 1)
 
     asyncio.run(main())
-    assert not JOURNAL.exists()
+    assert not JOURNAL.exists(), JOURNAL.read_text()
 
 
 def test_a_task_with_a_key_is_the_programs() -> None:

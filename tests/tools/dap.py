@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from asleep import ON_PATH
+
 SECONDS = 100  # for all of a session
 
 
@@ -25,19 +27,16 @@ class Session:
         self._path = cwd / "program.py"
         self._path.write_text(textwrap.dedent(program))
         self._output = (cwd / "output").open("w+")
-        # Kept until the session is over, so that the system gives the port to nobody else. It does not listen: debugpy,
-        # which asks for a port in the same way, may.
-        self._kept = socket.socket()
-        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._kept.bind(("127.0.0.1", 0))
-        port = self._kept.getsockname()[1]
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("THREADSAFE_TIMEOUT_")}
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("THREADSAFE_TIMEOUT_")} | ON_PATH
+        # Where debugpy writes which port it has got, once it is ready: a client that comes before that breaks it.
+        endpoints = cwd / "endpoints"
+        environ["DEBUGPY_ADAPTER_ENDPOINTS"] = str(endpoints)
         self._process = subprocess.Popen(
-            [sys.executable, "-Xfrozen_modules=off", "-m", "debugpy", "--listen", f"127.0.0.1:{port}", "--wait-for-client", "program.py"],
+            [sys.executable, "-Xfaulthandler", "-Xfrozen_modules=off", "-m", "debugpy", "--listen", "127.0.0.1:0", "--wait-for-client", "program.py"],
             cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True,
         )  # fmt: skip
         self._until = time.monotonic() + SECONDS
-        self._socket = self._connected(port)
+        self._socket = self._connected(endpoints)
         self._file = self._socket.makefile("rb")
         self._number = 0
         self._waiting: list[dict[str, Any]] = []  # events that were not asked for yet
@@ -58,18 +57,14 @@ class Session:
         self._process.wait()
         self._file.close()
         self._socket.close()
-        self._kept.close()
         self._output.close()
 
-    def _connected(self, port: int) -> socket.socket:
-        while True:
-            try:
-                return socket.create_connection(("127.0.0.1", port), 5)
-            except OSError:
-                assert time.monotonic() < self._until, self.output()
-                assert self._process.poll() is None, self.output()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(0.05)
+    def _connected(self, endpoints: Path) -> socket.socket:
+        while not (endpoints.exists() and (found := endpoints.read_text()).endswith("\n")):
+            assert time.monotonic() < self._until, self.output()
+            assert self._process.poll() is None, self.output()
+            time.sleep(0.05)
+        return socket.create_connection(("127.0.0.1", json.loads(found)["client"]["port"]), SECONDS)
 
     def output(self) -> str:
         return (self._path.parent / "output").read_text(errors="replace")
@@ -88,7 +83,9 @@ class Session:
                 size = int(header.split(b":")[1])
             return json.loads(self._file.read(size)) if size else None
         except TimeoutError:
-            os.killpg(self._process.pid, signal.SIGABRT)
+            os.kill(self._process.pid, signal.SIGABRT)  # faulthandler says where it is
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(60)
             raise AssertionError(f"nothing came any more within {SECONDS} s:\n{self.output()}") from None
 
     def request(self, command: str, **arguments: Any) -> Any:
@@ -100,7 +97,9 @@ class Session:
                 return message.get("body")
             if message["type"] == "event":
                 self._waiting.append(message)
-        raise AssertionError(f"the program ended before it answered to {command}:\n{self.output()}")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(60)
+        raise AssertionError(f"it ended ({self._process.returncode}) before it answered to {command}:\n{self.output()}")
 
     def event(self, *names: str) -> dict[str, Any]:
         """The next event with one of these names."""

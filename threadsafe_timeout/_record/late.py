@@ -19,6 +19,9 @@ from threadsafe_timeout._log import logger
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing import timer as _timer
 
+if sys.platform == "linux":  # now: the timer thread must not wait for another's import
+    import resource
+
 __all__ = ["begin", "end", "wakeups", "was_awake"]
 
 _AWAKE = 0.05  # the least share of the time for which the process must have been running
@@ -76,8 +79,6 @@ def wakeups() -> int | None:
     """How often this thread has waited so far; None where the system does not tell."""
     if sys.platform != "linux":
         return None
-    import resource
-
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
