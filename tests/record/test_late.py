@@ -78,3 +78,10 @@ def test_what_is_late_and_what_was_stopped(
     monkeypatch.setattr(late, "_clock", Clock())
     late._look(None if by is None else 1000.0 - by)
     assert caplog.text.count("a deadline was noticed 20.0 s late") == told
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere it is not counted")
+def test_a_look_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer thread would wait for a thread that is in the middle of the same import."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert isinstance(late.wakeups(), int)

@@ -67,7 +67,7 @@ def version_of(name: str) -> str | None:
     except _UnusualError:
         from importlib.metadata import version
 
-        with contextlib.suppress(Exception):  # each tool's own, if its metadata is incomplete
+        with contextlib.suppress(Exception):  # if its metadata is incomplete, each finder raises another
             return version(name)
     return None
 
@@ -83,7 +83,7 @@ def entry_points(group: str) -> Iterator[EntryPoint]:
             # By the name of the folder, where there is one: else all of the metadata is parsed.
             name = getattr(distribution, "_normalized_name", None) or _normalized(distribution.metadata["Name"])
             entries = distribution.entry_points.select(group=group)
-        except Exception:  # each finder has its own
+        except Exception:  # each finder raises another
             continue
         if name not in seen:
             seen.add(name)
