@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,13 @@ def until(found: Callable[[], T], about: Callable[[], object] = lambda: "it did 
 def until_ended(pid: int) -> None:
     """That process is gone, or is a zombie."""
     until(lambda: (found := status(pid)) is None or not found.running, lambda: f"it still runs: {status(pid)}")
+
+
+def join_listed(thread: threading.Thread, seconds: float) -> None:
+    """Wait so long at most for the end of a thread that `threading.enumerate()` lists. One that is being started is
+    listed already, and cannot be joined yet."""
+    assert thread._started.wait(LONG)
+    thread.join(seconds)
 
 
 def said_in(path: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from busy import switched_off
+from conditions import join_listed
 
 import threadsafe_timeout
 from threadsafe_timeout import _settings
@@ -55,8 +56,7 @@ def no_leaked_threads() -> Iterator[None]:
     yield
     leaked = _threads() - before
     for thread in leaked:
-        thread._started.wait(120)  # one that is being started is listed already, and cannot be joined yet
-        thread.join(timeout=120)
+        join_listed(thread, 120)
     alive = [thread.name for thread in leaked if thread.is_alive()]
     assert not alive, f"the test left threads running: {alive}"
     assert switched_off(), f"the interrupt is still on after its scope was left: {_pursuit._targets}"

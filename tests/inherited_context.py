@@ -19,6 +19,8 @@ import threading
 import time
 import weakref
 
+from conditions import join_listed
+
 import threadsafe_timeout
 from threadsafe_timeout import (
     Cancelled,
@@ -379,8 +381,7 @@ def check_later(scope):
     with shield(LONG):
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.name.startswith("threadsafe-timeout"):
-                assert thread._started.wait(LONG)  # one that is being started is listed already
-                thread.join(0.05)
+                join_listed(thread, 0.05)
 
 
 def log_listener_listens_on():

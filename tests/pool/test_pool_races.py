@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from conditions import join_listed
 
 from threadsafe_timeout import DeadlineExceeded, Outcome, ThreadPoolExecutor, sleep
 from threadsafe_timeout.testing import widened_races
@@ -133,9 +134,7 @@ class Round:
             self.pool.shutdown()
         for thread in threading.enumerate():
             if thread.name.startswith("racing"):
-                # (What tells of events may be on its way: listed, but not to be joined yet.)
-                assert thread._started.wait(BOUND)
-                thread.join(BOUND)
+                join_listed(thread, BOUND)
         assert Counter(self.called.values()) == {1: TASKS}, "a callback ran twice, or never"
         stats = self.stats()
         assert stats["workers"] == stats["pending"] == stats["idle"] == 0
