@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
+
+from threadsafe_timeout._introspection.frames import current_frames
 
 ON_PATH = {"PYTHONPATH": os.path.dirname(os.path.abspath(__file__))}
 _PAUSE = 0.05  # seconds between two looks, in which a thread that waits for the GIL gets it
@@ -40,8 +41,9 @@ def wait_until_asleep(threads: Callable[[], list[threading.Thread]] = others, un
 def _places(threads: list[threading.Thread]) -> list[tuple[int | None, int, int | None]] | None:
     if not threads or not all(map(_sleeps, threads)):
         return None
-    frames = [sys._current_frames().get(one.ident) for one in threads]
-    return [(one.ident, id(at), getattr(at, "f_lasti", None)) for one, at in zip(threads, frames, strict=True)]
+    frames = current_frames()
+    tops = [frames.get(one.ident) for one in threads]
+    return [(one.ident, id(top), getattr(top, "f_lasti", None)) for one, top in zip(threads, tops, strict=True)]
 
 
 def _sleeps(thread: threading.Thread) -> bool:

@@ -27,6 +27,7 @@ from process_notes import forever, note, started, stuck
 from process_workers import GIVEN_UP_WITH_WORKERS, OVER_AT_ONCE
 
 import threadsafe_timeout
+from threadsafe_timeout._introspection.frames import frames_of_others
 from threadsafe_timeout._processes.tree import status
 
 SLEEP = ["sh", "-c", "echo $$; exec sleep 300"]
@@ -357,7 +358,11 @@ def wait_until_stuck(code: types.CodeType, until: float) -> None:
 
 
 def runs(thread: threading.Thread, code: types.CodeType) -> bool:
-    frame = sys._current_frames().get(thread.ident)
+    with frames_of_others(thread.ident or -1) as frames:
+        return _has(frames.get(thread.ident or -1), code)
+
+
+def _has(frame: types.FrameType | None, code: types.CodeType) -> bool:
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     return frame is not None

@@ -87,6 +87,15 @@ class Caller:
         return "called"
 
 
+def test_dasks_profiler_runs_only_where_it_freezes_no_process(pool: DaskExecutor):
+    """Before 3.11.9 it might: https://github.com/python/cpython/issues/106883."""
+    told = pool._link._client.run(lambda: [thread.name for thread in threading.enumerate()])
+    assert len(told) == 2
+    assert all(("Profile" in names) == (sys.version_info >= (3, 11, 9)) for names in told.values())
+    here = [thread for thread in threading.enumerate() if thread.name == "Profile"]
+    assert bool(here) == (sys.version_info >= (3, 11, 9))
+
+
 @pytest.mark.parametrize("stick", [tasks.hold_the_gil, tasks.ignore_sigterm, tasks.start_child_and_hang])
 def test_a_stuck_task_is_killed_when_all_threads_are_busy(pool: DaskExecutor, stick, tmp_path: Path):
     begun = [tmp_path / "0", tmp_path / "1"]

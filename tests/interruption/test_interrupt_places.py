@@ -22,6 +22,7 @@ from threadsafe_timeout._interruption import code_map as _code_map
 from threadsafe_timeout._interruption import code_map_check as _code_map_check
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._interruption.code_map import CodeMap, Verdict
+from threadsafe_timeout._introspection.frames import current_frames
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import stress_interrupt
@@ -188,7 +189,7 @@ def test_what_is_sent_to_a_loop_at_the_head_of_a_try_would_miss_its_handler():
             done.append("finally")
 
     def in_its_loop(thread, body):
-        frame = sys._current_frames().get(thread.ident)
+        frame = current_frames().get(thread.ident)
         return frame is not None and frame.f_code is body.__code__ and frame.f_lineno >= body.__code__.co_firstlineno + 3
 
     def sent_to(body):

@@ -1,10 +1,13 @@
 """Looking at another thread's frames leaves nothing of its to the thread that looks."""
 
+import ast
 import gc
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import imports
 import pytest
 
 from threadsafe_timeout import CancelScope, deadline, move_on_after
@@ -19,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import stress_interrupt_shapes as shapes
 
 BOUND = 120.0
+LONG = 270.0
 needs_interrupt = pytest.mark.skipif(_pursuit.support().mechanism is None, reason=_pursuit.support().detail)
 
 
@@ -321,3 +325,44 @@ def test_without_the_gil_no_frame_is_looked_at(monkeypatch, thread):
     go_on.set()
     assert watched.died.wait(BOUND)
     assert watched.where == [looked_at.ident]
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        ("threadsafe_timeout._introspection.frames", "current_frames"),
+        ("threadsafe_timeout._introspection.frames", "modules_being_run"),
+        ("threadsafe_timeout._environment.finder", "look"),  # as install() does
+        ("threadsafe_timeout._startup.heartbeat", "_places"),
+    ],
+)
+def test_a_collection_that_falls_into_a_look_does_not_freeze_the_process(module, function):
+    program = Path(__file__).with_name("collected_while_looking.py")
+    done = subprocess.run(
+        [sys.executable, program, module, function], capture_output=True, text=True, timeout=LONG, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
+def test_nobody_else_looks():
+    """`_send_at` does, in a block of `frames_of_others`."""
+    places = [
+        (name, node.lineno) for name, path in imports.modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("_current_frames", "_current_exceptions")
+    ]  # fmt: skip
+    assert [name for name, _ in places] == [
+        "threadsafe_timeout._interruption.async_exception", "threadsafe_timeout._introspection.frames",
+    ], places  # fmt: skip
+
+
+def test_a_module_that_any_thread_is_running_is_known(thread):
+    begun, go_on = threading.Event(), threading.Event()
+    namespaces = [{"begun": begun, "go_on": go_on}, {"look": _frames.modules_being_run}]
+    runs = thread(lambda: exec("begun.set(); go_on.wait()", namespaces[0]))
+    assert begun.wait(BOUND)
+    exec("found = look()", namespaces[1])
+    go_on.set()
+    runs.join(BOUND)
+    assert {*map(id, namespaces)} <= namespaces[1]["found"]
+    assert not _frames.modules_being_run() & {*map(id, namespaces)}

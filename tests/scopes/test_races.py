@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -26,6 +25,7 @@ from threadsafe_timeout import (
     sleep,
 )
 from threadsafe_timeout._interruption import pursuit as _pursuit
+from threadsafe_timeout._introspection.frames import current_frames
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes import scope as _scope
@@ -222,7 +222,7 @@ def test_a_thread_that_ends_without_leaving_its_scope_is_not_pursued_for_ever():
 
 
 def _is_outside(thread, file):
-    frame = sys._current_frames().get(thread.ident)
+    frame = current_frames().get(thread.ident)
     return frame is None or not (frame.f_code.co_filename == file and frame.f_code.co_name == "_cancel")
 
 

@@ -17,6 +17,7 @@ from socket_pairs import RECEIVE, SOON, fill, outcome, pair, tls_pair
 from threadsafe_timeout_patches.socket import _METHODS
 
 from threadsafe_timeout import CancelScope, DeadlineExceeded, deadline, move_on_after
+from threadsafe_timeout._introspection.frames import current_frames
 
 pytestmark = pytest.mark.usefixtures("installed")
 
@@ -166,14 +167,12 @@ def test_cancelling_from_another_thread_ends_the_call(where):
 
 def cancel_when_blocked(scope, blocked, ident):
     """Cancel once the thread has been at one instruction of one frame for a while: it waits in C."""
-    import sys
-
     blocked.wait(120)
     pause = threading.Event()
     seen, times = None, 0
     while times < 5:
         pause.wait(0.003)
-        frame = sys._current_frames().get(ident)
+        frame = current_frames().get(ident)
         at = (id(frame), frame.f_lasti) if frame is not None else None
         seen, times = at, times + 1 if at == seen else 0
     scope.cancel("enough")

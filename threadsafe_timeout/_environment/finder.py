@@ -14,8 +14,8 @@ A module that is not ready yet (it is running, or a lazy loader has not loaded i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType, ModuleType
+from collections.abc import Callable, Iterable, Set
+from types import ModuleType
 
 from threadsafe_timeout._typing import Any, Protocol
 
@@ -36,17 +36,22 @@ _seen: list[Any] = []  # what `sys.modules` had under each of the names, once th
 _count = -1  # of modules, at the last look
 _arrived: Arrived | None = None
 _expected: Callable[[str], bool] | None = None
+_being_run: Callable[[], Set[int]] = frozenset
 _lock: Any = None  # held by the thread that calls _arrived
 _restore: list[Callable[[], None]] = []
 
 
-def watch(names: Iterable[str], arrived: Arrived, expected: Callable[[str], bool], lock: Any) -> None:
+def watch(
+    names: Iterable[str], arrived: Arrived, expected: Callable[[str], bool], being_run: Callable[[], Set[int]],
+    lock: Any,
+) -> None:  # fmt: skip
     """Have `arrived(module, name, anew=…)` called for each of these modules that is there and ready, and for each that
     comes. Those found by looking are told by the thread that looks, with `lock` held, or not at all if it is not free;
     `expected(name)` is called before that, without the lock: whoever is told may need imports, and another thread may
-    be in the middle of those and want the lock. If it returns False, the next look tells of that module.
+    be in the middle of those and want the lock. If it returns False, the next look tells of that module. `being_run()`
+    says which modules' code is being run now, by the `id` of their namespaces.
     """
-    global _names, _wanted, _seen, _count, _arrived, _expected, _lock
+    global _names, _wanted, _seen, _count, _arrived, _expected, _being_run, _lock
     import importlib.util
 
     from threadsafe_timeout._environment.loader import attach
@@ -54,7 +59,7 @@ def watch(names: Iterable[str], arrived: Arrived, expected: Callable[[str], bool
     unwatch()
     _names = tuple(dict.fromkeys(names))
     _wanted, _seen, _count = frozenset(_names), [_names] * len(_names), -1  # which is no module
-    _arrived, _expected, _lock = arrived, expected, lock
+    _arrived, _expected, _being_run, _lock = arrived, expected, being_run, lock
     for place in (importlib._bootstrap, importlib.util):
         original = getattr(place, "_find_spec", None)
         if original is not None:  # else another interpreter's, where looking has to do
@@ -107,7 +112,9 @@ def look() -> None:
         return
     count = len(_modules)
     came = [(number, name, _modules.get(name)) for number, name in enumerate(names)]
-    came = [each for each in came if each[2] is not seen[each[0]] and (each[2] is None or _is_ready(each[2]))]
+    came = [each for each in came if each[2] is not seen[each[0]]]
+    being_run = _being_run() if any(module is not None for _, _, module in came) else frozenset()
+    came = [each for each in came if each[2] is None or _is_ready(each[2], being_run)]
     came = [each for each in came if each[2] is None or expected(each[1])]
     if not lock.acquire(blocking=False):
         return  # somebody is at it
@@ -132,22 +139,11 @@ def namespace_of(module: object) -> dict[str, Any] | None:
     return namespace if isinstance(namespace, dict) else None
 
 
-def _is_ready(module: ModuleType) -> bool:
+def _is_ready(module: ModuleType, being_run: Set[int]) -> bool:
     namespace = namespace_of(module)
     if namespace is None:
         return True
     lazy = getattr(_modules.get("importlib.util"), "_LazyModule", None)
     if lazy is not None and issubclass(type(module), lazy):
         return False
-    if getattr(namespace.get("__spec__"), "_initializing", False):
-        return False
-    return not any(frame.f_globals is namespace and frame.f_code.co_name == "<module>" for frame in _running())
-
-
-def _running() -> Iterator[FrameType]:
-    """The frames of all threads."""
-    for frame in sys._current_frames().values():
-        inner: FrameType | None = frame
-        while inner is not None:
-            yield inner
-            inner = inner.f_back
+    return not getattr(namespace.get("__spec__"), "_initializing", False) and id(namespace) not in being_run

@@ -30,8 +30,8 @@ from threadsafe_timeout._timing.daemon_thread import DaemonThread
 from threadsafe_timeout._typing import Any
 
 __all__ = [
-    "current_frames", "frames_awaited", "frames_of_others", "is_installed", "is_users", "let_go", "place_of_frame",
-    "users_frame", "users_of", "users_place", "users_place_in",
+    "current_frames", "frames_awaited", "frames_of_others", "is_installed", "is_users", "let_go", "modules_being_run",
+    "place_of_frame", "users_frame", "users_of", "users_place", "users_place_in",
 ]  # fmt: skip
 
 _DEEPEST = 1000  # coroutines that await each other
@@ -40,21 +40,21 @@ _orphans: list[FrameType] = []  # to be let go of by another thread; single oper
 
 
 @contextmanager
-def frames_of_others(*idents: int) -> Iterator[dict[int, FrameType]]:
-    """In this block the top frames of all threads may be looked at, by ident, and `f_back` of those of `idents`.
-    Without the GIL there are none.
+def frames_of_others(*idents: int, whole: bool = False) -> Iterator[dict[int, FrameType]]:
+    """In this block the top frames of all threads may be looked at, by ident, and `f_back` of those of `idents`, or of
+    all if `whole`. Without the GIL there are none.
 
     The block itself must bind no frame to a name. What looks is a function: it has returned before the block is left,
     and it returns no frame.
     """
     if sys.version_info >= (3, 12):
-        yield from _looking(idents)
+        yield from _looking(idents, whole)
     else:
         with _lock:
             enabled = gc.isenabled()
             gc.disable()
             try:
-                yield from _looking(idents)
+                yield from _looking(idents, whole)
             finally:
                 if enabled:
                     gc.enable()
@@ -62,13 +62,13 @@ def frames_of_others(*idents: int) -> Iterator[dict[int, FrameType]]:
         _finish()
 
 
-def _looking(idents: Iterable[int]) -> Iterator[dict[int, FrameType]]:
+def _looking(idents: Iterable[int], whole: bool) -> Iterator[dict[int, FrameType]]:
     if not has_gil():
         yield {}  # what runs on meanwhile cannot be looked at: https://github.com/python/cpython/issues/118680
         return
     frames, held = sys._current_frames(), list[FrameType]()
     try:
-        for ident in idents:
+        for ident in frames if whole else idents:
             _collect(frames.get(ident), held)
         held += frames.values()
         yield frames
@@ -118,6 +118,19 @@ def current_frames() -> dict[int, FrameType]:
     """The top frame of each thread, by its ident: for a caller that may run their finalisers."""
     with frames_of_others() as frames:
         return dict(frames)
+
+
+def modules_being_run() -> set[int]:
+    """The namespaces, by `id`, of the modules whose code this thread or another is running now. Without the GIL it is
+    known of this thread only."""
+    found = _namespaces_of_modules(sys._getframe(1))
+    with frames_of_others(whole=True) as frames:
+        found.update(*map(_namespaces_of_modules, frames.values()))
+    return found
+
+
+def _namespaces_of_modules(frame: FrameType | None) -> set[int]:
+    return {id(one.f_globals) for one, _ in _outwards(frame) if one.f_code.co_name == "<module>"}
 
 
 if sys.version_info < (3, 12) and hasattr(os, "register_at_fork"):

@@ -35,6 +35,7 @@ from threadsafe_timeout._environment import surroundings as _surroundings
 from threadsafe_timeout._environment.distributions import FoundPatch, find_patches
 from threadsafe_timeout._environment.program import main_stem, watch_program
 from threadsafe_timeout._errors import SettingError
+from threadsafe_timeout._introspection.frames import modules_being_run
 from threadsafe_timeout._introspection.transparent import transparent
 from threadsafe_timeout._patching.patch import Patch, Problem, distribution_of, out_of_range
 from threadsafe_timeout._record import switch as _switch
@@ -334,7 +335,7 @@ def install(**given: Any) -> None:
         _switch.load(new)
         _settings.set_settings(new, origin)
         _active = patching
-        _finder.watch([*names, *_surroundings.MONKEYS, *_switch.POOLS], _arrived, _expected, _lock)
+        _finder.watch([*names, *_surroundings.MONKEYS, *_switch.POOLS], _arrived, _expected, modules_being_run, _lock)
         watch_program(patching, _lock)
         patching.rebind()
         patching.in_place = True

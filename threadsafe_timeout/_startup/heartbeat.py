@@ -20,6 +20,7 @@ import threading
 from typing import NamedTuple
 
 from threadsafe_timeout._introspection import dump_signal as _dump_signal
+from threadsafe_timeout._introspection.frames import frames_of_others
 from threadsafe_timeout._processes import lives as _lives
 from threadsafe_timeout._timing import clock as _clock
 from threadsafe_timeout._timing.daemon_thread import DaemonThread, is_ours
@@ -119,7 +120,7 @@ def _places() -> list[tuple[int, int, int]]:
     """Where each thread of the program stands: the thread, its frame, the instruction."""
     mine = threading.get_ident()
     ours = {thread.ident for thread in threading.enumerate() if is_ours(thread)}
-    return sorted(
-        (ident, id(frame), frame.f_lasti) for ident, frame in sys._current_frames().items()
-        if ident != mine and ident not in ours
-    )  # fmt: skip
+    with frames_of_others() as frames:
+        return sorted(
+            (ident, id(frame), frame.f_lasti) for ident, frame in frames.items() if ident != mine and ident not in ours
+        )

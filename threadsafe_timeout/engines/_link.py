@@ -18,6 +18,7 @@ import contextlib
 import functools
 import logging
 import socket
+import sys
 import threading
 import uuid
 import weakref
@@ -55,6 +56,9 @@ _OWN = {
     "distributed.scheduler.worker-ttl": "30s",  # after that a frozen worker is given up
     "distributed.deploy.lost-worker-timeout": "30s",  # and a nanny whose worker did not start again
 }  # fmt: skip
+if sys.version_info < (3, 11, 9):
+    # Dask's profiler looks at the stacks of threads in a way that can freeze the process, see `_introspection/frames`.
+    _OWN["distributed.worker.profile.enabled"] = False
 
 
 links: set[_Ends] = set()  # each step is one call of C
