@@ -90,7 +90,7 @@ class Caller:
 def test_dasks_profiler_runs_only_where_it_freezes_no_process(pool: DaskExecutor):
     """Before 3.11.9 it might: https://github.com/python/cpython/issues/106883."""
     told = pool._link._client.run(lambda: [thread.name for thread in threading.enumerate()])
-    assert len(told) == 2
+    assert told
     assert all(("Profile" in names) == (sys.version_info >= (3, 11, 9)) for names in told.values())
     here = [thread for thread in threading.enumerate() if thread.name == "Profile"]
     assert bool(here) == (sys.version_info >= (3, 11, 9))
