@@ -1,4 +1,5 @@
-"""Interrupting while other threads come and go: what the interrupt looks at must not be freed, or locked, under it."""
+"""Interrupting while other threads come and go, and a profiler looks at all of them: what the interrupt looks at must not
+be freed, or locked, under it, nor what others look at."""
 
 from __future__ import annotations
 
@@ -9,19 +10,33 @@ import textwrap
 import pytest
 
 CHURN = """
-import sys, threading, time
+import logging, sys, threading, time
 import threadsafe_timeout as t
 sys.setswitchinterval(1e-4)
 stop = time.monotonic() + float(sys.argv[1])
+log = logging.getLogger("nowhere")
+log.propagate = False
+log.addHandler(logging.NullHandler())
 
-def busy():
+def busy(work):
     while time.monotonic() < stop:
         try:
             with t.deadline(0.005):
                 while True:
-                    pass
+                    work()
         except TimeoutError:
             pass
+
+def compute():
+    pass
+
+def allocate():
+    log.warning("always in a call %s", [1])
+
+def profile():
+    while time.monotonic() < stop:
+        sys._current_frames()
+        time.sleep(0.001)
 
 def scoped():
     with t.deadline(60):
@@ -33,7 +48,8 @@ def churn(target):
         thread.start()
         thread.join()
 
-threads = [threading.Thread(target=busy) for _ in range(3)]
+threads = [threading.Thread(target=busy, args=(work,)) for work in (compute, compute, allocate)]
+threads.append(threading.Thread(target=profile))
 threads += [threading.Thread(target=churn, args=(target,)) for target in (int, scoped) * 3]
 for thread in threads: thread.start()
 for thread in threads: thread.join()

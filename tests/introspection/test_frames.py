@@ -334,6 +334,7 @@ def test_without_the_gil_no_frame_is_looked_at(monkeypatch, thread):
         ("threadsafe_timeout._introspection.frames", "modules_being_run"),
         ("threadsafe_timeout._environment.finder", "look"),  # as install() does
         ("threadsafe_timeout._startup.heartbeat", "_places"),
+        ("sys", "_current_frames"),  # a profiler's, while a thread is hunted
     ],
 )
 def test_a_collection_that_falls_into_a_look_does_not_freeze_the_process(module, function):
@@ -345,15 +346,12 @@ def test_a_collection_that_falls_into_a_look_does_not_freeze_the_process(module,
 
 
 def test_nobody_else_looks():
-    """`_send_at` does, in a block of `frames_of_others`."""
     places = [
         (name, node.lineno) for name, path in imports.modules().items()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("_current_frames", "_current_exceptions")
     ]  # fmt: skip
-    assert [name for name, _ in places] == [
-        "threadsafe_timeout._interruption.async_exception", "threadsafe_timeout._introspection.frames",
-    ], places  # fmt: skip
+    assert {name for name, _ in places} == {"threadsafe_timeout._introspection.frames"}, places
 
 
 def test_a_module_that_any_thread_is_running_is_known(thread):

@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._interruption.arrival import arrival
-from threadsafe_timeout._introspection.frames import frames_of_others, users_frame
+from threadsafe_timeout._introspection.frames import frames_of_others, others_look_safely, top_frames, users_frame
 from threadsafe_timeout._introspection.transparent import is_protected
 from threadsafe_timeout._scopes import clean_up as _clean_up
 from threadsafe_timeout._scopes import shield as _shield
@@ -164,7 +164,7 @@ class AsyncException:
         until = _clock.monotonic() + min(_BURST * patience, _LONGEST_BURST)
         interval = sys.getswitchinterval()
         try:
-            with _met_at_allocation(slow):
+            with others_look_safely(), _met_at_allocation(slow):
                 for step in count():
                     sys.setswitchinterval(_UNDISTURBED)
                     self._step(hunted)
@@ -221,7 +221,7 @@ class AsyncException:
             return False
         comparisons = (
             # The same innermost frame, at the same instruction: nothing called from it, no trace function either.
-            map(is_, map(itemgetter(ident), starmap(sys._current_frames, repeat(()))), repeat(frame)),
+            map(is_, map(itemgetter(ident), starmap(top_frames, repeat(()))), repeat(frame)),
             map(eq, map(attrgetter("f_lasti"), repeat(frame)), repeat(offset)),
             # Called, if it is a generator's, by the same ones as a moment ago.
             map(is_, map(attrgetter("f_back." * depth + "f_code"), repeat(frame)), repeat(place.f_code)),

@@ -4,7 +4,7 @@
   While `sys._current_frames()` does so it holds the lock on the list of threads, which a thread that begins or ends
   waits for (https://github.com/python/cpython/issues/106883; fixed in 3.11.9 the way it is done here). While `f_back`
   makes a frame object, the thread whose frame it is may return from it. From 3.12 on the collector runs between
-  instructions only.
+  instructions only. Other people's profilers look, too: see `others_look_safely`.
 - To look is to hold a reference. If the function returns meanwhile, its local variables live as long as the frame, and
   the thread that drops it last runs their finalisers: the program's code, which may block, in a thread of ours that
   must not.
@@ -31,12 +31,14 @@ from threadsafe_timeout._typing import Any
 
 __all__ = [
     "current_frames", "frames_awaited", "frames_of_others", "is_installed", "is_users", "let_go", "modules_being_run",
-    "place_of_frame", "users_frame", "users_of", "users_place", "users_place_in",
+    "others_look_safely", "place_of_frame", "top_frames", "users_frame", "users_of", "users_place", "users_place_in",
 ]  # fmt: skip
 
 _DEEPEST = 1000  # coroutines that await each other
+_LOOK_FREEZES = sys.version_info < (3, 11, 9)
 _lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
 _orphans: list[FrameType] = []  # to be let go of by another thread; single operations only, which are atomic
+top_frames = sys._current_frames  # in C, whatever is in its place now. To be called in a block of `frames_of_others`
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def _looking(idents: Iterable[int], whole: bool) -> Iterator[dict[int, FrameType
     if not has_gil():
         yield {}  # what runs on meanwhile cannot be looked at: https://github.com/python/cpython/issues/118680
         return
-    frames, held = sys._current_frames(), list[FrameType]()
+    frames, held = top_frames(), list[FrameType]()
     try:
         for ident in frames if whole else idents:
             _collect(frames.get(ident), held)
@@ -75,6 +77,33 @@ def _looking(idents: Iterable[int], whole: bool) -> Iterator[dict[int, FrameType
     finally:
         frames.clear()
         let_go(held)
+
+
+@contextmanager
+def others_look_safely() -> Iterator[None]:
+    """Meanwhile the collector does not run in anybody's `sys._current_frames()`, a profiler's for example, where that
+    could freeze the process. For a time in which it is made to run often, or threads to give the GIL away often."""
+    if not _LOOK_FREEZES:
+        yield
+        return
+    before = sys._current_frames
+
+    def _current_frames() -> dict[int, FrameType]:
+        enabled: list[bool] = []
+        note: Any = partial(enabled.extend, map(call, (gc.isenabled,)))
+        enable: Any = partial(any, map(call, compress((gc.enable,), enabled)))  # once, if it was enabled
+        try:
+            # In one call of C, in which no other thread runs, and without `_lock`: this may be in a signal's handler.
+            return [*map(call, (note, gc.disable, before, enable))][2]  # type: ignore[no-any-return]
+        finally:
+            enable()
+
+    sys._current_frames = _current_frames
+    try:
+        yield
+    finally:
+        if sys._current_frames is _current_frames:
+            sys._current_frames = before
 
 
 def _collect(frame: FrameType | None, held: list[FrameType]) -> None:
