@@ -196,8 +196,8 @@ def test_what_a_coroutine_awaits_is_its_place_its_phase_and_its_stack() -> None:
 
     async def reads() -> None:
         here, there = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=here)
-        with there:
+        with here, there:  # it may be cancelled before it reads
+            reader, writer = await asyncio.open_connection(sock=here)
             try:
                 await reader.read(1)
             finally:
