@@ -3,11 +3,15 @@ be freed, or locked, under it, nor what others look at."""
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 import textwrap
 
 import pytest
+
+from threadsafe_timeout._interruption import pursuit
 
 CHURN = """
 import logging, sys, threading, time
@@ -73,3 +77,28 @@ def test_interrupting_while_threads_come_and_go():
 @pytest.mark.timeout(580)
 def test_interrupting_while_threads_come_and_go_for_longer():
     churn(15)
+
+
+@pytest.mark.skipif(pursuit.support().mechanism != "async exception", reason="the others change nothing of the process")
+def test_a_child_that_is_forked_in_the_middle_of_a_hunt_has_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from threadsafe_timeout._interruption.async_exception import AsyncException
+
+    def state() -> list[object]:
+        return [gc.get_threshold(), [*gc.callbacks], sys.getswitchinterval(), sys._current_frames]
+
+    before, statuses = state(), []
+
+    def step(_: AsyncException, hunted: dict[int, object]) -> None:
+        assert gc.get_threshold()[0] == -1
+        child = os.fork()
+        if child == 0:
+            os._exit(state() != before)
+        statuses.append(os.waitpid(child, 0)[1])
+        hunted.clear()
+
+    monkeypatch.setattr(AsyncException, "_step", step)
+    hunter, nobody = AsyncException(), 1
+    hunter._failed[nobody] = 1  # from then on the collector helps
+    hunter.arm({nobody: None})
+    assert statuses == [0]
+    assert state() == before

@@ -35,11 +35,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from itertools import compress, count, repeat, starmap
 from operator import attrgetter, eq, is_, itemgetter
 from threading import get_ident
@@ -49,7 +50,7 @@ from typing import TYPE_CHECKING, Any
 from threadsafe_timeout._errors import Cancelled
 from threadsafe_timeout._interruption import pursuit as _pursuit
 from threadsafe_timeout._interruption.arrival import arrival
-from threadsafe_timeout._introspection.frames import frames_of_others, others_look_safely, top_frames, users_frame
+from threadsafe_timeout._introspection.frames import frames_of_others, have_others_look_safely, top_frames, users_frame
 from threadsafe_timeout._introspection.transparent import is_protected
 from threadsafe_timeout._scopes import clean_up as _clean_up
 from threadsafe_timeout._scopes import shield as _shield
@@ -81,6 +82,8 @@ _LOAD = getattr(getattr(sys.modules["_frozen_importlib"], "_load_unlocked", None
 _sent: dict[int, CancelScope] = {}  # by thread ident: whose exception is being sent
 # And where in the program it strikes: the interpreter may make the exception further out, where it is handled.
 _found: dict[int, Place | None] = {}
+# How to undo what a burst changes for the whole process. A child that is forked meanwhile undoes it for itself.
+_burst = ExitStack()
 
 
 class _Interruption(Cancelled):
@@ -162,20 +165,19 @@ class AsyncException:
         slow = {ident for ident in hunted if self._failed.get(ident, 0) >= _PATIENCE}
         patience = 1 + max(self._failed.get(ident, 0) for ident in idents)
         until = _clock.monotonic() + min(_BURST * patience, _LONGEST_BURST)
-        interval = sys.getswitchinterval()
-        try:
-            with others_look_safely(), _met_at_allocation(slow):
-                for step in count():
-                    sys.setswitchinterval(_UNDISTURBED)
-                    self._step(hunted)
-                    if not hunted or (step >= _FEWEST and _timer.is_due()):
-                        break
-                    if step >= _STEPS and _clock.monotonic() >= until:
-                        break
-                    sys.setswitchinterval(_STEP)
-                    time.sleep(0)
-        finally:
-            sys.setswitchinterval(interval)
+        with _burst:
+            _burst.callback(sys.setswitchinterval, sys.getswitchinterval())
+            have_others_look_safely(_burst)
+            _meet_at_allocation(slow)
+            for step in count():
+                sys.setswitchinterval(_UNDISTURBED)
+                self._step(hunted)
+                if not hunted or (step >= _FEWEST and _timer.is_due()):
+                    break
+                if step >= _STEPS and _clock.monotonic() >= until:
+                    break
+                sys.setswitchinterval(_STEP)
+                time.sleep(0)
         for ident in hunted:
             self._failed[ident] = self._failed.get(ident, 0) + 1
 
@@ -271,12 +273,10 @@ class _Hunted:
             self._target.seen = True
 
 
-@contextmanager
-def _met_at_allocation(idents: set[int]) -> Iterator[None]:
-    """Meanwhile, have these threads trace themselves when they allocate something that the collector looks after."""
+def _meet_at_allocation(idents: set[int]) -> None:
+    """In this burst, have these threads trace themselves when they allocate what the collector looks after."""
     thresholds = gc.get_threshold()
     if not idents or not gc.isenabled() or not thresholds[0]:
-        yield
         return
 
     def collecting(phase: str, info: object) -> None:
@@ -290,14 +290,11 @@ def _met_at_allocation(idents: set[int]) -> Iterator[None]:
             if owed is not None and not _loads(frame, owed[1]):
                 _trace_from(frame)
 
+    _burst.callback(gc.callbacks.remove, collecting)
     gc.callbacks.append(collecting)
+    _burst.callback(gc.set_threshold, *thresholds)
     # Below zero: what is counted is allocated less freed, which a loop that frees what it allocates keeps at zero.
     gc.set_threshold(-1, *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.callbacks.remove(collecting)
 
 
 def _loading(idents: set[int]) -> set[int]:
@@ -368,3 +365,7 @@ def _encloses(scope: CancelScope, inner: CancelScope | None) -> bool:
         if inner is scope:
             return True
     return False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_burst.close)

@@ -4,7 +4,7 @@
   While `sys._current_frames()` does so it holds the lock on the list of threads, which a thread that begins or ends
   waits for (https://github.com/python/cpython/issues/106883; fixed in 3.11.9 the way it is done here). While `f_back`
   makes a frame object, the thread whose frame it is may return from it. From 3.12 on the collector runs between
-  instructions only. Other people's profilers look, too: see `others_look_safely`.
+  instructions only. Other people's profilers look, too: see `have_others_look_safely`.
 - To look is to hold a reference. If the function returns meanwhile, its local variables live as long as the frame, and
   the thread that drops it last runs their finalisers: the program's code, which may block, in a thread of ours that
   must not.
@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import compress, count, repeat
 from operator import call, gt
@@ -30,8 +30,9 @@ from threadsafe_timeout._timing.daemon_thread import DaemonThread
 from threadsafe_timeout._typing import Any
 
 __all__ = [
-    "current_frames", "frames_awaited", "frames_of_others", "is_installed", "is_users", "let_go", "modules_being_run",
-    "others_look_safely", "place_of_frame", "top_frames", "users_frame", "users_of", "users_place", "users_place_in",
+    "current_frames", "frames_awaited", "frames_of_others", "have_others_look_safely", "is_installed", "is_users",
+    "let_go", "modules_being_run", "place_of_frame", "top_frames", "users_frame", "users_of", "users_place",
+    "users_place_in",
 ]  # fmt: skip
 
 _DEEPEST = 1000  # coroutines that await each other
@@ -79,12 +80,10 @@ def _looking(idents: Iterable[int], whole: bool) -> Iterator[dict[int, FrameType
         let_go(held)
 
 
-@contextmanager
-def others_look_safely() -> Iterator[None]:
-    """Meanwhile the collector does not run in anybody's `sys._current_frames()`, a profiler's for example, where that
-    could freeze the process. For a time in which it is made to run often, or threads to give the GIL away often."""
+def have_others_look_safely(until: ExitStack) -> None:
+    """Until that is left, the collector does not run in anybody's `sys._current_frames()`, a profiler's for example,
+    where that could freeze the process. For a time in which it runs often, or threads give the GIL away often."""
     if not _LOOK_FREEZES:
-        yield
         return
     before = sys._current_frames
 
@@ -98,12 +97,12 @@ def others_look_safely() -> Iterator[None]:
         finally:
             enable()
 
-    sys._current_frames = _current_frames
-    try:
-        yield
-    finally:
+    def give_back() -> None:
         if sys._current_frames is _current_frames:
             sys._current_frames = before
+
+    until.callback(give_back)
+    sys._current_frames = _current_frames
 
 
 def _collect(frame: FrameType | None, held: list[FrameType]) -> None:
