@@ -1,5 +1,5 @@
-"""Interrupting while other threads come and go, and a profiler looks at all of them: what the interrupt looks at must not
-be freed, or locked, under it, nor what others look at."""
+"""Interrupting while other threads come and go, one forks, and a profiler looks at all of them: what the interrupt looks
+at must not be freed, or locked, under it, nor what the others need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from threadsafe_timeout._interruption import pursuit
 
 CHURN = """
-import logging, sys, threading, time
+import logging, os, sys, threading, time
 import threadsafe_timeout as t
 sys.setswitchinterval(1e-4)
 stop = time.monotonic() + float(sys.argv[1])
@@ -52,8 +52,15 @@ def churn(target):
         thread.start()
         thread.join()
 
+def fork():
+    while time.monotonic() < stop:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+
 threads = [threading.Thread(target=busy, args=(work,)) for work in (compute, compute, allocate)]
-threads.append(threading.Thread(target=profile))
+threads += [threading.Thread(target=profile), threading.Thread(target=fork)]
 threads += [threading.Thread(target=churn, args=(target,)) for target in (int, scoped) * 3]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
@@ -63,7 +70,7 @@ print("ok")
 
 def churn(seconds: float) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(CHURN), str(seconds)],
+        [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", textwrap.dedent(CHURN), str(seconds)],
         capture_output=True, text=True, timeout=seconds + 240, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr

@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -325,6 +326,29 @@ def test_without_the_gil_no_frame_is_looked_at(monkeypatch, thread):
     go_on.set()
     assert watched.died.wait(BOUND)
     assert watched.where == [looked_at.ident]
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_fork_waits_for_no_look(thread):
+    """Whose block takes the timer's lock, for which a fork waits."""
+    inside, go_on, told = threading.Event(), threading.Event(), []
+
+    def look():
+        with frames_of_others():
+            inside.set()
+            told.append(go_on.wait(BOUND))
+            with _timer.lock:
+                pass
+
+    looks = thread(look)
+    assert inside.wait(BOUND)
+    child = os.fork()
+    if child == 0:
+        os._exit(not (gc.isenabled() and _frames.current_frames()))
+    go_on.set()
+    looks.join(BOUND)
+    assert os.waitpid(child, 0)[1] == 0
+    assert told == [True]
 
 
 @pytest.mark.parametrize(

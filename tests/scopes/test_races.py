@@ -6,8 +6,10 @@ Each test holds one of the library's own steps up, so that the other thread come
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -25,7 +27,7 @@ from threadsafe_timeout import (
     sleep,
 )
 from threadsafe_timeout._interruption import pursuit as _pursuit
-from threadsafe_timeout._introspection.frames import current_frames
+from threadsafe_timeout._introspection.frames import have_others_look_safely
 from threadsafe_timeout._scopes import around as _around
 from threadsafe_timeout._scopes import registration as _registration
 from threadsafe_timeout._scopes import scope as _scope
@@ -222,7 +224,9 @@ def test_a_thread_that_ends_without_leaving_its_scope_is_not_pursued_for_ever():
 
 
 def _is_outside(thread, file):
-    frame = current_frames().get(thread.ident)
+    with contextlib.ExitStack() as stack:
+        have_others_look_safely(stack)  # without the library's lock for looks, in which it takes the timer's
+        frame = sys._current_frames().get(thread.ident)
     return frame is None or not (frame.f_code.co_filename == file and frame.f_code.co_name == "_cancel")
 
 

@@ -38,6 +38,7 @@ __all__ = [
 _DEEPEST = 1000  # coroutines that await each other
 _LOOK_FREEZES = sys.version_info < (3, 11, 9)
 _lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
+_switched_off = False  # the collector, by who holds _lock
 _orphans: list[FrameType] = []  # to be let go of by another thread; single operations only, which are atomic
 top_frames = sys._current_frames  # in C, whatever is in its place now. To be called in a block of `frames_of_others`
 
@@ -50,17 +51,20 @@ def frames_of_others(*idents: int, whole: bool = False) -> Iterator[dict[int, Fr
     The block itself must bind no frame to a name. What looks is a function: it has returned before the block is left,
     and it returns no frame.
     """
+    global _switched_off
     if sys.version_info >= (3, 12):
         yield from _looking(idents, whole)
     else:
         with _lock:
             enabled = gc.isenabled()
+            _switched_off = _switched_off or enabled
             gc.disable()
             try:
                 yield from _looking(idents, whole)
             finally:
                 if enabled:
                     gc.enable()
+                    _switched_off = False
     if _orphans:
         _finish()
 
@@ -161,10 +165,18 @@ def _namespaces_of_modules(frame: FrameType | None) -> set[int]:
     return {id(one.f_globals) for one, _ in _outwards(frame) if one.f_code.co_name == "<module>"}
 
 
+def _in_child() -> None:
+    """This process was forked, perhaps in the middle of another thread's look, which nobody ends here. A fork does not
+    wait for that: who looks takes the timer's lock too, which a fork waits for."""
+    global _lock, _switched_off
+    _lock = threading.RLock()
+    if _switched_off:
+        _switched_off = False
+        gc.enable()
+
+
 if sys.version_info < (3, 12) and hasattr(os, "register_at_fork"):
-    # Before the timer's lock, which is taken inside this one: what is registered last comes first. A child that is
-    # forked in the middle of such a block would have no collector, and nobody to give the lock back.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def frames_awaited(coroutine: object) -> list[FrameType]:
