@@ -39,7 +39,7 @@ def deep(ready: threading.Event, go_on: threading.Event, calls: int = 5) -> None
 
 def main(module: str, function: str) -> None:
     with ExitStack() as stack:
-        if module == "sys":  # what is the library's own needs nothing
+        if module == "sys":  # a profiler's; the library's own looks are safe by themselves
             have_others_look_safely(stack)
         collect_while(getattr(import_module(module), function))
     sys.stdout.write("went on\n")

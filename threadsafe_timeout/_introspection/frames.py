@@ -38,7 +38,7 @@ __all__ = [
 _DEEPEST = 1000  # coroutines that await each other
 _LOOK_FREEZES = sys.version_info < (3, 11, 9)
 _lock = threading.RLock()  # one at a time: a second would find the collector disabled, and enabled under its hands
-_switched_off = False  # the collector, by who holds _lock
+_switched_off = False  # whether a look has switched the collector off; guarded by _lock
 _orphans: list[FrameType] = []  # to be let go of by another thread; single operations only, which are atomic
 top_frames = sys._current_frames  # in C, whatever is in its place now. To be called in a block of `frames_of_others`
 
@@ -166,8 +166,8 @@ def _namespaces_of_modules(frame: FrameType | None) -> set[int]:
 
 
 def _in_child() -> None:
-    """This process was forked, perhaps in the middle of another thread's look, which nobody ends here. A fork does not
-    wait for that: who looks takes the timer's lock too, which a fork waits for."""
+    """This process was forked, perhaps while another thread was looking. That thread is not here, and ends nothing.
+    (A fork cannot wait for a look: a look may wait for the timer's lock, which a fork holds.)"""
     global _lock, _switched_off
     _lock = threading.RLock()
     if _switched_off:
