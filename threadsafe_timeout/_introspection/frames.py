@@ -155,14 +155,15 @@ def current_frames() -> dict[int, FrameType]:
 def modules_being_run() -> set[int]:
     """The namespaces, by `id`, of the modules whose code this thread or another is running now. Without the GIL it is
     known of this thread only."""
-    found = _namespaces_of_modules(sys._getframe(1))
+    found = _namespaces_of_modules(sys._getframe())  # the top frame of this thread there is a generator's, alone
     with frames_of_others(whole=True) as frames:
-        found.update(*map(_namespaces_of_modules, frames.values()))
-    return found
+        return found.union(*map(_namespaces_of_modules, frames.values()))
 
 
-def _namespaces_of_modules(frame: FrameType | None) -> set[int]:
-    return {id(one.f_globals) for one, _ in _outwards(frame) if one.f_code.co_name == "<module>"}
+def _namespaces_of_modules(frame: FrameType) -> set[int]:
+    stack = list[FrameType]()
+    _collect(frame, stack)
+    return {id(one.f_globals) for one in stack if one.f_code.co_name == "<module>"}
 
 
 def _in_child() -> None:

@@ -2,8 +2,8 @@
 
 A thread looks at the others every so often. The program moves if any thread stands elsewhere than at the last look, or
 if the process has used the processor meanwhile. Then the thread writes a byte. It writes none if every thread waits
-where it waited before (a deadlock), and it cannot write if a call of C holds the GIL. Without the GIL it
-cannot be known where the others stand: then it always writes, and no deadlock is noticed.
+where it waited before (a deadlock), and it cannot write if a call of C holds the GIL. Without the GIL it cannot be
+known where the others stand: then it always writes, and no deadlock is noticed.
 
 While it runs, SIGURG has faulthandler write all stacks to the board that it shares with the supervisor, which passes
 them on to standard error; that needs no GIL. A crash has them written there too.
@@ -18,7 +18,6 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
 from typing import NamedTuple
 
 from threadsafe_timeout._introspection import dump_signal as _dump_signal
@@ -120,11 +119,7 @@ def _beat(pipe: _Pipe, every: float) -> None:
 
 def _places() -> list[tuple[int, int, int]] | None:
     """Where each thread of the program stands: the thread, its frame, the instruction. None if that cannot be known."""
-    mine = threading.get_ident()
-    ours = {thread.ident for thread in threading.enumerate() if is_ours(thread)}
+    ours = {threading.get_ident(), *(thread.ident for thread in threading.enumerate() if is_ours(thread))}
     with frames_of_others() as frames:
-        return _sorted(frames, {mine, *ours}) if frames else None
-
-
-def _sorted(frames: dict[int, FrameType], ours: set[int | None]) -> list[tuple[int, int, int]]:
-    return sorted((ident, id(frame), frame.f_lasti) for ident, frame in frames.items() if ident not in ours)
+        places = ((ident, id(frame), frame.f_lasti) for ident, frame in frames.items() if ident not in ours)
+        return sorted(places) if frames else None
